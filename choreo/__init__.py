@@ -1,0 +1,1 @@
+"""Event-driven choreography without an orchestrator."""

@@ -1,0 +1,1 @@
+"""The tests: house, unit, contracts, simulation, integration."""
