@@ -1,1 +1,35 @@
-"""Event-driven choreography without an orchestrator."""
+"""choreo: event-driven choreography with what only orchestrators had, and no orchestrator."""
+
+from choreo.context import Context, Failure, State
+from choreo.errors import (
+    ChoreoError,
+    ConfigurationError,
+    HandlerError,
+    Later,
+    NotDone,
+    OutcomeTimeoutError,
+)
+from choreo.events import Event, Secret
+from choreo.policies import Retry
+from choreo.ports import Tx
+from choreo.service import After, Cancel, Flow, Service
+
+__all__ = [
+    "After",
+    "Cancel",
+    "ChoreoError",
+    "ConfigurationError",
+    "Context",
+    "Event",
+    "Failure",
+    "Flow",
+    "HandlerError",
+    "Later",
+    "NotDone",
+    "OutcomeTimeoutError",
+    "Retry",
+    "Secret",
+    "Service",
+    "State",
+    "Tx",
+]

@@ -1,0 +1,190 @@
+"""Events to bytes and back: CloudEvents on a record, JSON values, limits before decoding.
+
+Binary mode (headers) is what choreo writes; structured mode (one JSON document as the
+value) is read too. Bytes that this process did not write itself are checked before they
+are decoded: size, nesting, duplicate keys, NaN.
+Source: CloudEvents 1.0.2, Kafka protocol binding 1.0.2.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+
+from choreo.errors import DecodeError
+from choreo.events import CONTENT_TYPE, SPEC_VERSION, Event, Headers, Record
+
+__all__ = [
+    "DEPTH_MAX",
+    "EVENT_BYTES_MAX",
+    "binary_mode",
+    "check_json",
+    "decode",
+    "encode",
+    "headers_from_text",
+    "headers_to_text",
+    "pack",
+    "unpack",
+]
+
+E = TypeVar("E", bound=Event)
+
+EVENT_BYTES_MAX = 1 << 20
+DEPTH_MAX = 64
+JSON_TYPE = "application/json"
+STRUCTURED = "application/cloudevents"
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(rb"[\[\]{}]")
+
+
+def encode(event: Event) -> bytes:
+    """Give the event's JSON, by field names."""
+    return type(event).__pydantic_serializer__.to_json(event)
+
+
+def decode(cls: type[E], record: Record) -> E:
+    """Read the record's value as `cls`; raises DecodeError that names field and reason."""
+    value = record.value
+    if not record.trusted:
+        check_json(value)
+    try:
+        return cls.__pydantic_validator__.validate_json(value)  # type: ignore[no-any-return]
+    except ValidationError as exc:
+        raise DecodeError(
+            f"value is no {cls.__event__.type}: {reasons(exc)}",
+            fix="correct the producer, or redrive the record edited",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+        ) from None
+
+
+def reasons(error: ValidationError) -> str:
+    """Say what pydantic found, field by field, without the values (they may be secret)."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in one['loc']) or 'value'}: {one['msg']}" for one in found
+    )
+
+
+def check_json(value: bytes) -> None:
+    """Refuse JSON that is too large, too deep, ambiguous, or not JSON at all."""
+    if len(value) > EVENT_BYTES_MAX:
+        raise DecodeError(
+            f"value of {len(value)} bytes exceeds {EVENT_BYTES_MAX}",
+            code="CH2002",
+            fix="put large payloads elsewhere and pass a reference",
+        )
+    brackets = value.count(b"[") + value.count(b"{")
+    if brackets > DEPTH_MAX and _depth(value) > DEPTH_MAX:
+        raise DecodeError(f"value is nested deeper than {DEPTH_MAX}", code="CH2002")
+    try:
+        _STRICT.decode(value.decode())
+    except ValueError as exc:  # not UTF-8, not JSON, or one of our own two rules
+        raise DecodeError(f"value is no acceptable JSON: {exc}", code="CH2002") from None
+
+
+def _depth(value: bytes) -> int:
+    deepest = level = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", value)):
+        level += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, level)
+    return deepest
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"key {twice!r} stands twice in one object"
+        raise ValueError(msg)
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    msg = f"{name} is not JSON"
+    raise ValueError(msg)
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+
+
+# ── headers ──────────────────────────────────────────────────────────────────────────────
+
+
+def headers_to_text(headers: Headers) -> str:
+    """Write headers as one JSON object."""
+    try:
+        return to_json(headers).decode()
+    except ValueError:  # text that stands for bytes which are no UTF-8
+        return json.dumps(headers)
+
+
+def headers_from_text(text: str) -> Headers:
+    """Read headers that `headers_to_text` wrote."""
+    try:
+        return from_json(text)  # type: ignore[no-any-return]
+    except ValueError:
+        return json.loads(text)  # type: ignore[no-any-return]
+
+
+def binary_mode(record: Record) -> Record:
+    """Give the record in binary mode; one in structured mode is taken apart.
+
+    Raises DecodeError when the structured document is not one.
+    """
+    if not record.headers.get(CONTENT_TYPE, "").startswith(STRUCTURED):
+        return record
+    check_json(record.value)
+    document = json.loads(record.value)
+    if not isinstance(document, dict) or not isinstance(document.get("type"), str):
+        what = "a structured CloudEvent must be a JSON object with a type"
+        raise DecodeError(what, topic=record.topic, offset=record.offset)
+    headers = {name: text for name, text in record.headers.items() if name != CONTENT_TYPE}
+    data = document.pop("data", None)
+    content_type = document.pop("datacontenttype", JSON_TYPE)
+    for name, attribute in document.items():
+        headers[f"ce_{name}"] = attribute if isinstance(attribute, str) else json.dumps(attribute)
+    headers.setdefault(SPEC_VERSION, "1.0")
+    headers[CONTENT_TYPE] = str(content_type)
+    value = json.dumps(data, separators=(",", ":")).encode()
+    plain = Record(record.topic, record.key, headers, value, record.partition, record.offset)
+    plain.trusted = record.trusted
+    return plain
+
+
+# ── records inside rows ──────────────────────────────────────────────────────────────────
+
+
+def pack(records: dict[str, Record]) -> bytes:
+    """Write named records into one value, for rows that keep them (parked, gates, timers)."""
+    return json.dumps(
+        {
+            name: [
+                record.topic,
+                record.partition,
+                record.offset,
+                None if record.key is None else record.key.decode("utf-8", "surrogateescape"),
+                record.headers,
+                record.value.decode("utf-8", "surrogateescape"),
+            ]
+            for name, record in records.items()
+        },
+        separators=(",", ":"),
+    ).encode()
+
+
+def unpack(data: bytes) -> dict[str, Record]:
+    """Read what `pack` wrote."""
+    found = {}
+    for name, (topic, partition, offset, key, headers, value) in json.loads(data).items():
+        raw_key = None if key is None else key.encode("utf-8", "surrogateescape")
+        raw = value.encode("utf-8", "surrogateescape")
+        found[name] = Record(topic, raw_key, headers, raw, partition, offset)
+    return found

@@ -1,0 +1,194 @@
+"""What a handler may ask for by parameter type, beside its subject."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Protocol, TypeVar, overload
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from choreo.errors import ConfigurationError, HandlerError, NotDone, TxOpenError
+from choreo.plan import Memo
+
+__all__ = ["Context", "Failure", "Memory", "State"]
+
+T = TypeVar("T")
+
+
+class State(BaseModel):
+    """Base of durable keyed state: `class Basket(State, key="order_id")`.
+
+    A handler that takes one is given the state of its subject's key, changes it, and it is
+    saved with the step. All other fields need defaults: that is how a new one begins.
+    """
+
+    model_config = ConfigDict(validate_assignment=True, extra="ignore")
+
+    __key__: ClassVar[str]
+
+    def __init_subclass__(cls, *, key: str | None = None, **settings: Any) -> None:
+        """Take key= out of the class statement."""
+        super().__init_subclass__(**settings)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, key: str | None = None, **settings: Any) -> None:
+        super().__pydantic_init_subclass__(**settings)
+        fields = cls.model_fields
+        unset = [name for name, about in fields.items() if about.is_required() and name != key]
+        if key is None or key not in fields or unset:
+            raise ConfigurationError(
+                "a State needs key= naming a field, and a default for every other field",
+                code="CH1010",
+                fix="correct the class statement",
+                state=cls.__qualname__,
+                without_default=", ".join(unset) or "none",
+            )
+        cls.__key__ = key
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a delivery was given up: what `otherwise` handlers take.
+
+    `reason` is "attempts used up", "not retryable" or "killed"; `error` is the name of
+    the last exception's class, `message` its text, `attempts` how many were made.
+    """
+
+    reason: str
+    error: str
+    message: str
+    attempts: int
+
+
+class Memory(Protocol):
+    """Where a delivery's outside calls are written down."""
+
+    def recall(self, name: str) -> tuple[Memo, bytes] | None:
+        """Give what is known of the call."""
+        ...
+
+    async def remember(self, name: str, state: Memo, result: bytes) -> tuple[Memo, bytes]:
+        """Write it down durably; give what stands now (the first result wins)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Undo:
+    name: str
+    run: Callable[[], Awaitable[object]]
+
+
+class Context:
+    """One delivery, as its handler may see it.
+
+    `flow_id` may be set: what the handler returns then belongs to that flow.
+    `idempotency_key` is the same in every attempt of this step, and only there.
+    """
+
+    __slots__ = ("_memory", "_tx_open", "_undos", "attempt", "flow_id", "idempotency_key", "time")
+
+    def __init__(
+        self, *, flow_id: str, idempotency_key: str, attempt: int, time: float, memory: Memory
+    ) -> None:
+        """Made by the worker; `time` in epoch seconds."""
+        self.flow_id = flow_id
+        self.idempotency_key = idempotency_key
+        self.attempt = attempt
+        self.time = time
+        self._memory = memory
+        self._undos: list[_Undo] = []
+        self._tx_open = False
+
+    @property
+    def now(self) -> datetime:
+        """The time of this attempt, in UTC; use it instead of `datetime.now`."""
+        return datetime.fromtimestamp(self.time, UTC)
+
+    def tx_opened(self) -> None:
+        """Note that the Tx has had its first statement: from now on only `tx` may be awaited."""
+        self._tx_open = True
+
+    @property
+    def undos(self) -> bool:
+        """Tell whether any call asked to be undone when the step finally fails."""
+        return bool(self._undos)
+
+    @overload
+    async def once(
+        self, name: str, fn: Callable[[], T | Awaitable[T]], *, returns: type[T],
+        undo: Callable[[T], object] | None = None,
+    ) -> T: ...
+
+    @overload
+    async def once(
+        self, name: str, fn: Callable[[], object], *,
+        undo: Callable[[None], object] | None = None,
+    ) -> None: ...
+
+    async def once(
+        self,
+        name: str,
+        fn: Callable[[], Any],
+        *,
+        returns: Any = None,
+        undo: Callable[[Any], object] | None = None,
+    ) -> Any:
+        """Call the outside: intent before, result after, and after that never again.
+
+        Until a result is written down, `fn` may be called again, with the same
+        `idempotency_key`: give it to the other side. An exception leaves the outcome
+        unknown and is tried again until it is known; `NotDone` says that nothing happened.
+        `undo(result)` runs, in reverse order of the calls, when the step finally fails.
+        Raises TxOpenError after the first statement of a Tx.
+        """
+        if self._tx_open:
+            raise TxOpenError(
+                "an outside call while the Tx is open",
+                fix="make outside calls before the first statement",
+                call=name,
+            )
+        known = self._memory.recall(name)
+        adapter: TypeAdapter[Any] = TypeAdapter(returns or type(None))
+        if known is None or known[0] is not Memo.RESULT:
+            if known is None:
+                known = await self._memory.remember(name, Memo.INTENT, b"")
+            if known[0] is not Memo.RESULT:
+                known = await self._call(name, fn, adapter)
+        result = adapter.validate_json(known[1])
+        if undo is not None:
+            self._undos.append(_Undo(name, lambda: _maybe_await(undo(result))))
+        return result
+
+    async def _call(
+        self, name: str, fn: Callable[[], Any], adapter: TypeAdapter[Any]
+    ) -> tuple[Memo, bytes]:
+        try:
+            result = await _maybe_await(fn())
+        except NotDone:
+            await self._memory.remember(name, Memo.CLOSED, b"")
+            raise
+        try:
+            adapter.validate_python(result, strict=False)
+            data = adapter.dump_json(result)
+        except ValueError as exc:
+            raise HandlerError(
+                f"once: the call gave {type(result).__name__}, which returns= does not name",
+                code="CH5005",
+                fix="name the result's type in returns=; the call is made again",
+                call=name,
+            ) from exc
+        return await self._memory.remember(name, Memo.RESULT, data)
+
+    async def undo_all(self) -> None:
+        """Undo, in reverse, what asked for it; each undo is itself made once."""
+        while self._undos:
+            undo = self._undos[-1]
+            await self.once(f"undo {undo.name}", undo.run)
+            self._undos.pop()
+
+
+async def _maybe_await(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value

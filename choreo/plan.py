@@ -1,0 +1,221 @@
+"""What a step leaves, as values: a Plan is a tuple of Changes.
+
+`step.decide` makes plans, a Store performs them. A new ability is a new Change or a new
+use of one, never a new verb of the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from choreo.events import Partition, Record
+
+__all__ = [
+    "CancelTimer",
+    "Change",
+    "Gate",
+    "GateKey",
+    "Memo",
+    "Owned",
+    "Plan",
+    "Publish",
+    "Remember",
+    "SaveState",
+    "SetTimer",
+    "Settle",
+    "Source",
+    "Status",
+    "waves",
+]
+
+
+class Status(IntEnum):
+    """State of a delivery, as its inbox row has it. No row: not settled, never parked."""
+
+    PARKED = 1
+    DONE = 2
+    DEAD = 3
+    VOID = 4
+
+
+class Memo(IntEnum):
+    """State of an outside call."""
+
+    CLOSED = 0  # it certainly had no effect; nothing is remembered
+    INTENT = 1
+    RESULT = 2
+
+
+class Source(NamedTuple):
+    """Where a delivery came in: the partition whose owner runs all that follows from it."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def of(self) -> Partition:
+        """Give the partition."""
+        return Partition(self.topic, self.partition)
+
+
+class Parked(NamedTuple):
+    """What a parked or dead row keeps beside its status.
+
+    `due` in epoch seconds; None waits for the delivery before it in its `chain`.
+    """
+
+    run: int
+    attempt: int
+    due: float | None
+    chain: str
+    record: bytes
+    error: str
+
+
+class Settle(NamedTuple):
+    """Set a delivery's state, by compare-and-set.
+
+    `seen` is the (run, attempt) of the parked row that this outcome replaces; None: there
+    was no row. A settle that loses makes its plan a duplicate, unless it is a `spawn`: a
+    delivery of its own that the plan creates, and that may exist already.
+    """
+
+    handler: str
+    subject: bytes
+    status: Status
+    payload_hash: bytes
+    source: Source
+    seen: tuple[int, int] | None = None
+    parked: Parked | None = None
+    spawn: bool = False
+
+
+class Publish(NamedTuple):
+    """Append a record to its topic."""
+
+    record: Record
+
+
+class SetTimer(NamedTuple):
+    """Fire once at `due` (epoch seconds); the same id replaces."""
+
+    id: bytes
+    due: float
+    handler: str
+    payload: bytes
+    source: Source
+
+
+class CancelTimer(NamedTuple):
+    """Take a timer back; none of that id is fine."""
+
+    id: bytes
+
+
+class GateKey(NamedTuple):
+    """Names a gate: its kind, whose it is, what it is about."""
+
+    kind: str
+    name: str
+    scope: str
+
+
+class Gate(NamedTuple):
+    """Write a gate, if it is still as it was seen: `seq` is 0 for one that was absent."""
+
+    key: GateKey
+    seq: int
+    closed: bool
+    members: bytes
+
+
+class Remember(NamedTuple):
+    """Write down an outside call: its intent before, its result after. The first result wins."""
+
+    subject: bytes
+    name: str
+    state: Memo
+    result: bytes
+
+
+class SaveState(NamedTuple):
+    """Write a keyed state, if it still has the `version` seen (0: absent)."""
+
+    type: str
+    key: str
+    version: int
+    value: bytes
+
+
+Change = Settle | Publish | SetTimer | CancelTimer | Gate | Remember | SaveState
+
+
+class Owned:
+    """What a worker owns: partitions of a group, each with the epoch it was taken at.
+
+    `held` has the (handler, chain) of every parked delivery found at the takeover: what
+    comes later in such a chain waits behind it.
+    """
+
+    __slots__ = ("epochs", "group", "held", "holder")
+
+    def __init__(
+        self,
+        group: str,
+        holder: str,
+        epochs: dict[Partition, int],
+        held: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Say who holds which partitions at which epochs, and what was left parked."""
+        self.group = group
+        self.holder = holder
+        self.epochs = epochs
+        self.held = held
+
+
+class Plan(NamedTuple):
+    """All that one step leaves: written together, or not at all.
+
+    A plan with a `section` has its changes still to come: the store runs it inside the
+    transaction (it is given a Tx and what `load` would give for `want`).
+    """
+
+    owned: Owned | None
+    changes: tuple[Change, ...]
+    section: Callable[..., Any] | None = None
+    want: Any = None
+
+
+def rows_of(plan: Plan) -> list[object]:
+    """Name the rows that a plan writes by compare-and-set."""
+    rows: list[object] = []
+    for change in plan.changes:
+        kind = type(change)
+        if kind is Settle:
+            rows.append((change.handler, change.subject))  # type: ignore[union-attr]
+        elif kind is Gate:
+            rows.append(change.key)  # type: ignore[union-attr]
+        elif kind is SaveState:
+            rows.append((change.type, change.key))  # type: ignore[union-attr]
+        elif kind is Remember:
+            rows.append((change.subject, change.name))  # type: ignore[union-attr]
+        elif kind is SetTimer or kind is CancelTimer:
+            rows.append(change.id)  # type: ignore[union-attr]
+    return rows
+
+
+def waves(plans: Sequence[Plan]) -> list[list[int]]:
+    """Split a group, by index, so that no wave names a row twice; order is kept per row."""
+    found: list[list[int]] = []
+    last: dict[object, int] = {}
+    for index, plan in enumerate(plans):
+        rows = rows_of(plan)
+        wave = max((last.get(row, -1) for row in rows), default=-1) + 1
+        for row in rows:
+            last[row] = wave
+        if wave == len(found):
+            found.append([])
+        found[wave].append(index)
+    return found

@@ -1,0 +1,60 @@
+"""Policies: frozen values, and the pure decisions they make.
+
+A policy never waits and never draws a random number by itself: it is asked, with the
+attempt and a number in [0, 1), and answers with a value. So a simulation decides as
+production does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from choreo.errors import ConfigurationError
+
+__all__ = ["UNKNOWN_OUTCOME", "Retry"]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often, and when, a failed attempt is made again.
+
+    `attempts_max` counts the first one. Delays in seconds: `first_s`, then times `factor`,
+    at most `longest_s`, spread by ± `jitter` (a share, 0 to 1). Exceptions of a class in
+    `never` are not tried again.
+    """
+
+    attempts_max: int = 5
+    first_s: float = 0.2
+    factor: float = 5.0
+    jitter: float = 0.0
+    longest_s: float = 3600.0
+    never: tuple[type[BaseException], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values that no schedule can be made of."""
+        wrong = (
+            ("attempts_max must be at least 1", self.attempts_max < 1),
+            ("first_s must not be negative", self.first_s < 0),
+            ("factor must be at least 1", self.factor < 1),
+            ("jitter must lie in 0..1", not 0 <= self.jitter <= 1),
+            ("longest_s must not be negative", self.longest_s < 0),
+        )
+        for what, bad in wrong:
+            if bad:
+                raise ConfigurationError(
+                    f"Retry: {what}", code="CH1011", fix="correct the value", policy=self
+                )
+
+    def delay_s(self, attempt: int, draw: float) -> float:
+        """Seconds to wait after failed attempt number `attempt` (from 1); `draw` in [0, 1)."""
+        exponent = min(attempt - 1, 64)
+        plain = min(self.first_s * self.factor**exponent, self.longest_s)
+        return max(0.0, plain * (1 + self.jitter * (2 * draw - 1)))
+
+    def retryable(self, error: BaseException) -> bool:
+        """Tell whether an attempt that failed like this may be made again at all."""
+        return not isinstance(error, self.never)
+
+
+UNKNOWN_OUTCOME = Retry(attempts_max=1, first_s=0.2, factor=2.0, jitter=0.2, longest_s=60.0)
+"""The pace at which a delivery with an open intent, or an undo, is tried again, for ever."""

@@ -1,0 +1,263 @@
+"""Ports: what the rest of choreo needs of a log, a store, a view store, a clock.
+
+An adapter implements them; a contract in `choreo.testing.contracts` holds each promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+from choreo.events import Partition, Record
+from choreo.plan import GateKey, Memo, Owned, Parked, Plan, Source, Status
+
+__all__ = [
+    "Applied",
+    "Broker",
+    "BrokerTraits",
+    "Clock",
+    "Due",
+    "GateSeen",
+    "Row",
+    "Seen",
+    "StateSeen",
+    "Store",
+    "StoreTraits",
+    "Subscription",
+    "Topic",
+    "Tx",
+    "Want",
+]
+
+Value = None | bool | int | float | str | bytes
+"""What a statement takes and gives. Decimal and datetime go in as text, too."""
+Row = Mapping[str, Any]
+
+
+class Clock(Protocol):
+    """Time. Everything that waits or looks at the time asks this."""
+
+    def now(self) -> float:
+        """Give epoch seconds."""
+        ...
+
+    def elapsed(self) -> float:
+        """Give seconds of a clock that never goes back; only differences mean something."""
+        ...
+
+    async def sleep(self, delay_s: float) -> None:
+        """Wait for `delay_s` seconds of this clock."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic to be. `partitions` bounds how many processes can share a group's work."""
+
+    name: str
+    partitions: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerTraits:
+    """What a broker can do; contracts skip by these alone.
+
+    `stores`: the store's `apply` publishes by itself (same file, no relay).
+    """
+
+    durable: bool
+    stores: bool
+
+
+class Subscription(Protocol):
+    """A group's place in some topics."""
+
+    async def poll(self, records_max: int) -> Sequence[Record]:
+        """Wait for records and give at most `records_max`, in order per partition.
+
+        Each is given again, after a restart, until its offset is committed. Empty only
+        when closed.
+        """
+        ...
+
+    def assigned(self) -> Collection[Partition]:
+        """Give the partitions that are ours now."""
+        ...
+
+    async def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Set where the group goes on: per partition the offset to read next."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group. May be called twice; a waiting `poll` returns nothing."""
+        ...
+
+
+class Broker(Protocol):
+    """The log: topics of partitions of records."""
+
+    @property
+    def traits(self) -> BrokerTraits:
+        """Tell what this broker can do."""
+        ...
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Append records, all or none, in order per key; durable on return.
+
+        Sets partition and offset of each. Safe to call again: ids are deterministic.
+        Raises BrokerUnavailableError (transient), BrokerClosedError.
+        """
+        ...
+
+    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
+        """Join a group; a new one starts at the earliest record."""
+        ...
+
+    def read(
+        self, topics: Sequence[str] | None, *, since: int = 0, follow: bool = False
+    ) -> AsyncIterator[Sequence[Record]]:
+        """Read topics (None: all) from position `since`, in batches, outside of any group.
+
+        Ends at the end, unless told to `follow`.
+        """
+        ...
+
+    async def ensure(self, topics: Sequence[Topic]) -> None:
+        """Create the topics that are not there. Safe to call again."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything. May be called twice."""
+        ...
+
+
+class Tx(Protocol):
+    """The service's own data, in the transaction of the step.
+
+    Parameters are `$1`, `$2`, … Values are None, bool, int, float, str, bytes; Decimal and
+    datetime are kept as text. It opens at the first statement; from then on a handler may
+    wait for `tx` only.
+    """
+
+    async def execute(self, sql: str, *values: object) -> int:
+        """Run a statement; give the number of rows it changed."""
+        ...
+
+    async def fetch(self, sql: str, *values: object) -> list[Row]:
+        """Give all rows, each a mapping by column name."""
+        ...
+
+    async def fetchval(self, sql: str, *values: object) -> Any:
+        """Give the first column of the first row, None without one."""
+        ...
+
+
+class GateSeen(NamedTuple):
+    """A gate as it was read. Absent: `seq` 0, open, no members."""
+
+    seq: int
+    closed: bool
+    members: bytes
+
+
+class StateSeen(NamedTuple):
+    """A keyed state as it was read. Absent: version 0, no value."""
+
+    version: int
+    value: bytes | None
+
+
+class Want(NamedTuple):
+    """What a delivery needs to see before it is decided."""
+
+    handler: str
+    subject: bytes
+    gates: tuple[GateKey, ...] = ()
+    state: tuple[str, str] | None = None
+    memos: bool = False
+
+
+class Seen(NamedTuple):
+    """What `load` read for one Want. `status` None: no inbox row."""
+
+    status: Status | None = None
+    payload_hash: bytes = b""
+    run: int = 0
+    attempt: int = 0
+    gates: Mapping[GateKey, GateSeen] = {}
+    state: StateSeen | None = None
+    memos: Mapping[str, tuple[Memo, bytes]] = {}
+
+
+class Applied(Enum):
+    """What became of a plan."""
+
+    DONE = "done"
+    DUPLICATE = "duplicate"  # its delivery was settled before: nothing was written
+    CONFLICT = "conflict"  # a gate, state or memo changed since it was seen: decide again
+    STALE = "stale"  # another owner took the partition: nothing was written
+
+
+class Due(NamedTuple):
+    """A parked delivery (`parked` set) or a timer whose time has come."""
+
+    handler: str
+    subject: bytes
+    due: float
+    source: Source
+    payload: bytes
+    parked: Parked | None
+    payload_hash: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTraits:
+    """What a store can do. `publishes`: `apply` appends to the log by itself."""
+
+    durable: bool
+    publishes: bool
+
+
+class Store(Protocol):
+    """Where steps are recorded: inbox, gates, timers, state, memos, and the user's tables."""
+
+    @property
+    def traits(self) -> StoreTraits:
+        """Tell what this store can do."""
+        ...
+
+    async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
+        """Take the partitions over: their epochs rise, plans of former owners are stale.
+
+        Raises FencedError while a living process holds them.
+        """
+        ...
+
+    async def load(self, wants: Sequence[Want]) -> Sequence[Seen]:
+        """Read, in bulk, what deliveries need to see. A hint: `apply` decides."""
+        ...
+
+    async def apply(self, plans: Sequence[Plan]) -> Sequence[Applied | BaseException]:
+        """Write all plans in one transaction; durable on return.
+
+        Each is written as a whole or not at all, and one that fails (its exception stands
+        in its place) takes no other with it.
+        """
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Tx]:
+        """Open a transaction of the service's own, outside of any step."""
+        ...
+
+    async def due(
+        self, owned: Owned, *, skip: Collection[bytes], most: int
+    ) -> tuple[Sequence[Due], float | None]:
+        """Give what is due by now, earliest first, and when the next after these is due."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was asked, then release everything. May be called twice."""
+        ...

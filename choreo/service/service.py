@@ -1,0 +1,401 @@
+"""The Service and its decorators. Each returns the function it was given."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from choreo.errors import ConfigurationError, HandlerConflictError
+from choreo.events import Event
+from choreo.policies import Retry
+from choreo.service.declared import Flow, Handler, Kind
+from choreo.service.signature import Param, ParamKind, Signature, events_of, signature_of
+
+__all__ = ["Service"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+Events = type[Event] | tuple[type[Event], ...]
+ResourceMaker = Callable[[], AbstractAsyncContextManager[Any]]
+
+DEFAULT_RETRY = Retry()
+
+
+class Service:
+    """Owns handlers, a store and a consumer group of its name.
+
+    `migrations` is a folder of numbered SQL files, `0001_stock.sql` and so on, run at
+    start; a relative one is looked up beside the module that makes the Service.
+    """
+
+    def __init__(self, name: str, *, migrations: str | Path | None = None) -> None:
+        """Name the service: lower case letters, digits, _ and -."""
+        if not name.replace("-", "_").isidentifier() or name != name.lower():
+            raise ConfigurationError(
+                f"service name {name!r} is not lower case letters, digits, - and _",
+                code="CH1012",
+                fix="choose another name",
+            )
+        self.name = name
+        self.handlers: dict[str, Handler] = {}
+        self.flows: dict[str, Flow] = {}
+        self.resources: dict[type, ResourceMaker] = {}
+        self.migrations = _beside_caller(migrations)
+        self._by_fn: dict[Callable[..., Any], Handler] = {}
+
+    def __repr__(self) -> str:
+        return f"<Service {self.name}: {', '.join(self.handlers) or 'no handlers'}>"
+
+    # ── decorators ───────────────────────────────────────────────────────────────────────
+
+    def on(
+        self,
+        *events: type[Event],
+        retry: Retry = DEFAULT_RETRY,
+        timeout_s: float | None = None,
+        unless: Events = (),
+        by: str | tuple[str, ...] = (),
+        name: str | None = None,
+        was: str | tuple[str, ...] = (),
+    ) -> Callable[[F], F]:
+        """Handle any of these events. `unless=F`: not after F in this scope."""
+
+        def declare(fn: F) -> F:
+            full = self._full(fn, name)
+            signature = signature_of(fn, name=full, scope=_caller_names(fn))
+            inputs = events_of(events, what="input", name=full)
+            _check_subject(signature, inputs, full)
+            return self._add(
+                Handler(
+                    full, Kind.ON, fn, signature, inputs,
+                    by=_names(by), unless=_events(unless, "unless=", full),
+                    retry=retry, timeout_s=timeout_s, was=_names(was),
+                ),
+                fn,
+            )  # fmt: skip
+
+        return declare
+
+    def compensate(
+        self,
+        effect: type[Event],
+        *,
+        on: Events,
+        nothing: type[Event] | None = None,
+        by: str | tuple[str, ...] = (),
+        timeout_s: float | None = None,
+        name: str | None = None,
+        was: str | tuple[str, ...] = (),
+    ) -> Callable[[F], F]:
+        """Undo each `effect` of the scope once, when one of `on` comes; void what comes later.
+
+        `nothing` is published once, built from the trigger's fields of the same names, when
+        the scope is closed and there never was an effect in it.
+        """
+
+        def declare(fn: F) -> F:
+            full = self._full(fn, name)
+            signature = signature_of(fn, name=full, scope=_caller_names(fn))
+            effects = events_of(effect, what="effect", name=full)
+            triggers = events_of(on, what="on=", name=full)
+            _check_subject(signature, effects, full)
+            _check_nothing(nothing, triggers, full)
+            return self._add(
+                Handler(
+                    full, Kind.COMPENSATE, fn, signature, effects,
+                    on=triggers, nothing=nothing, by=_names(by),
+                    timeout_s=timeout_s, was=_names(was),
+                ),
+                fn,
+            )  # fmt: skip
+
+        return declare
+
+    def otherwise(
+        self,
+        handler: Callable[..., Any],
+        *,
+        retry: Retry = DEFAULT_RETRY,
+        timeout_s: float | None = None,
+        name: str | None = None,
+        was: str | tuple[str, ...] = (),
+    ) -> Callable[[F], F]:
+        """Stand in for `handler` when its attempts are used up or not retryable."""
+
+        def declare(fn: F) -> F:
+            full = self._full(fn, name)
+            of = self._by_fn.get(handler)
+            if of is None or of.kind in (Kind.OTHERWISE, Kind.COMPENSATE):
+                shown = getattr(handler, "__name__", handler)
+                raise ConfigurationError(
+                    f"otherwise({shown}): that is no handler of this service that can be given up",
+                    code="CH1006",
+                    fix="name a handler declared above with on, expects or join",
+                    handler=full,
+                )
+            signature = signature_of(fn, name=full, scope=_caller_names(fn))
+            _check_subject(signature, of.inputs, full)
+            return self._add(
+                Handler(
+                    full, Kind.OTHERWISE, fn, signature, of.inputs,
+                    of=of, retry=retry, timeout_s=timeout_s, was=_names(was),
+                ),
+                fn,
+            )  # fmt: skip
+
+        return declare
+
+    def expects(
+        self,
+        *events: type[Event],
+        after: Events,
+        within_s: float,
+        by: str | tuple[str, ...] = (),
+        retry: Retry = DEFAULT_RETRY,
+        timeout_s: float | None = None,
+        name: str | None = None,
+        was: str | tuple[str, ...] = (),
+    ) -> Callable[[F], F]:
+        """Run when none of `events` came within `within_s` seconds after `after`."""
+
+        def declare(fn: F) -> F:
+            full = self._full(fn, name)
+            signature = signature_of(fn, name=full, scope=_caller_names(fn))
+            inputs = events_of(after, what="after=", name=full)
+            _check_subject(signature, inputs, full)
+            _check_seconds(within_s, "within_s", full)
+            return self._add(
+                Handler(
+                    full, Kind.EXPECTS, fn, signature, inputs,
+                    on=events_of(events, what="expected", name=full), by=_names(by),
+                    within_s=within_s, retry=retry, timeout_s=timeout_s, was=_names(was),
+                ),
+                fn,
+            )  # fmt: skip
+
+        return declare
+
+    def join(
+        self,
+        *,
+        within_s: float | None = None,
+        unless: Events = (),
+        retry: Retry = DEFAULT_RETRY,
+        timeout_s: float | None = None,
+        name: str | None = None,
+        was: str | tuple[str, ...] = (),
+    ) -> Callable[[F], F]:
+        """Run once when all that the parameters name has come in one scope.
+
+        `A` or `A | B`: one of them; `A | None` may be missing, and is given as None once
+        `within_s` seconds have passed since the first arrival.
+        """
+
+        def declare(fn: F) -> F:
+            full = self._full(fn, name)
+            signature = signature_of(fn, name=full, scope=_caller_names(fn))
+            slots = signature.events()
+            _check_join(slots, within_s, full)
+            inputs = tuple(event for slot in slots for event in slot.events)
+            return self._add(
+                Handler(
+                    full, Kind.JOIN, fn, signature, inputs,
+                    unless=_events(unless, "unless=", full), within_s=within_s,
+                    retry=retry, timeout_s=timeout_s, was=_names(was),
+                ),
+                fn,
+            )  # fmt: skip
+
+        return declare
+
+    def resource(self, maker: Callable[[], AsyncIterator[Any]]) -> Callable[[], AsyncIterator[Any]]:
+        """Say how a resource of this service is made: an async generator that yields it once.
+
+        Its type is the one in the annotation. What `App(…, resources=…)` gives goes first.
+        """
+        try:
+            (made,) = typing.get_args(typing.get_type_hints(maker).get("return"))[:1]
+        except (NameError, TypeError, ValueError):
+            made = None
+        if not isinstance(made, type) or not inspect.isasyncgenfunction(maker):
+            raise ConfigurationError(
+                "a resource is an async generator annotated AsyncIterator[Type]",
+                code="CH1008",
+                fix="annotate the return type and yield the resource once",
+                service=self.name,
+                maker=getattr(maker, "__name__", maker),
+            )
+        self.resources[made] = asynccontextmanager(maker)
+        return maker
+
+    def flow(
+        self,
+        name: str,
+        *,
+        starts: type[Event],
+        ends: Events,
+        deadline_s: float | None = None,
+        overdue: type[Event] | None = None,
+        owner: str = "",
+        purpose: str = "",
+    ) -> Flow:
+        """Name the flow that begins with `starts` and is over with any of `ends`."""
+        full = f"{self.name}.{name}"
+        if deadline_s is not None:
+            _check_seconds(deadline_s, "deadline_s", full)
+        events_of(starts, what="starts=", name=full)
+        if name in self.flows:
+            raise HandlerConflictError("two flows of one name", fix="rename one", flow=full)
+        if overdue is not None:
+            _check_nothing(overdue, (starts,), full)
+        flow = Flow(
+            name, self.name, starts, events_of(ends, what="ends=", name=full),
+            deadline_s, overdue, owner, purpose,
+        )  # fmt: skip
+        self.flows[name] = flow
+        return flow
+
+    # ── checks ───────────────────────────────────────────────────────────────────────────
+
+    def seal(self) -> None:
+        """Check what can only be checked when all is declared. May be called twice."""
+        made = {event.__event__.type for h in self.handlers.values()
+                for event in h.signature.outputs.events}
+        for handler in self.handlers.values():
+            if handler.kind is Kind.COMPENSATE and handler.inputs[0].__event__.type not in made:
+                raise ConfigurationError(
+                    f"compensate({handler.inputs[0].__name__}): "
+                    "no handler of this service publishes it",
+                    code="CH1005",
+                    fix="move the compensation to the service that publishes the effect",
+                    handler=handler.name,
+                )
+            self._check_scope(handler)
+
+    @staticmethod
+    def _check_scope(handler: Handler) -> None:
+        for field in handler.by:
+            for event in (*handler.inputs, *handler.on, *handler.unless):
+                if field not in event.model_fields:
+                    raise ConfigurationError(
+                        f"by={field!r} is no field of {event.__name__}",
+                        code="CH1009",
+                        fix="name fields that all events of the scope have",
+                        handler=handler.name,
+                    )
+
+    def _full(self, fn: Callable[..., Any], name: str | None) -> str:
+        return f"{self.name}.{name or fn.__name__}"
+
+    def _add(self, handler: Handler, fn: F) -> F:
+        if handler.name in self.handlers:
+            raise HandlerConflictError(
+                "two handlers of one name",
+                fix="rename one of them, or give it name=",
+                handler=handler.name,
+            )
+        self.handlers[handler.name] = handler
+        self._by_fn[fn] = handler
+        return fn
+
+    def handler_of(self, fn: Callable[..., Any]) -> Handler | None:
+        """Give the handler that was declared with this function."""
+        return self._by_fn.get(fn)
+
+
+def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _events(events: Events, what: str, name: str) -> tuple[type[Event], ...]:
+    return events_of(events, what=what, name=name) if events else ()
+
+
+def _check_seconds(value: float, what: str, name: str) -> None:
+    if not value > 0:
+        raise ConfigurationError(
+            f"{what} must be more than 0 seconds", code="CH1011", fix="correct it", where=name
+        )
+
+
+def _check_subject(signature: Signature, events: tuple[type[Event], ...], name: str) -> None:
+    first = signature.params[0] if signature.params else None
+    taken = set() if first is None else set(first.events)
+    if first is None or first.kind is not ParamKind.EVENT or not (
+        first.any_event or set(events) <= taken
+    ):
+        wanted = " | ".join(event.__name__ for event in events)
+        raise ConfigurationError(
+            f"the first parameter must take {wanted}",
+            code="CH1004",
+            fix=f"annotate it {wanted}",
+            handler=name,
+        )
+    if signature.sync and signature.first(ParamKind.TX) is not None:
+        raise ConfigurationError(
+            "a handler that takes Tx must be async", code="CH1004", fix="async def", handler=name
+        )
+
+
+def _check_nothing(
+    made: type[Event] | None, triggers: tuple[type[Event], ...], name: str
+) -> None:
+    if made is None:
+        return
+    events_of(made, what="built event", name=name)
+    for trigger in triggers:
+        missing = [
+            field for field, about in made.model_fields.items()
+            if about.is_required() and field not in trigger.model_fields
+        ]  # fmt: skip
+        if missing:
+            raise ConfigurationError(
+                f"{made.__name__} can not be built from {trigger.__name__}: "
+                f"it has no {', '.join(missing)}",
+                code="CH1009",
+                fix="add the fields to the trigger's class, or a default here",
+                handler=name,
+            )
+
+
+def _check_join(slots: tuple[Param, ...], within_s: float | None, name: str) -> None:
+    events = [event for slot in slots for event in slot.events]
+    wrong = ""
+    if not any(not slot.optional for slot in slots):
+        wrong = "a join needs a parameter that may not be missing"
+    elif any(slot.any_event for slot in slots) or len(set(events)) != len(events):
+        wrong = "each event of a join belongs to one parameter"
+    elif within_s is None and any(slot.optional for slot in slots):
+        wrong = "a join with a parameter that may be missing needs within_s="
+    if wrong:
+        raise ConfigurationError(wrong, code="CH1004", fix="correct the signature", handler=name)
+    if within_s is not None:
+        _check_seconds(within_s, "within_s", name)
+
+
+def _caller_names(fn: Callable[..., Any]) -> dict[str, Any]:
+    """Give the names that the handler's annotations may use beside its module's.
+
+    A handler declared inside a function (a test, say) may name classes of that function.
+    """
+    if "<locals>" not in fn.__qualname__:
+        return {}
+    frame = inspect.currentframe()
+    found: dict[str, Any] = {}
+    while frame is not None:
+        if frame.f_code.co_filename == fn.__code__.co_filename:
+            found = {**frame.f_locals, **found}
+        frame = frame.f_back
+    return found
+
+
+def _beside_caller(folder: str | Path | None) -> Path | None:
+    if folder is None or Path(folder).is_absolute():
+        return None if folder is None else Path(folder)
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return Path(frame.f_code.co_filename).parent / folder if frame else Path(folder)
