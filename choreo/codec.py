@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
@@ -28,7 +29,9 @@ __all__ = [
     "headers_from_text",
     "headers_to_text",
     "pack",
+    "pack_record",
     "unpack",
+    "unpack_record",
 ]
 
 E = TypeVar("E", bound=Event)
@@ -162,29 +165,33 @@ def binary_mode(record: Record) -> Record:
 # ── records inside rows ──────────────────────────────────────────────────────────────────
 
 
-def pack(records: dict[str, Record]) -> bytes:
+def pack_record(record: Record) -> list[Any]:
+    """Give a record as JSON values."""
+    return [
+        record.topic,
+        record.partition,
+        record.offset,
+        None if record.key is None else record.key.decode("utf-8", "surrogateescape"),
+        record.headers,
+        record.value.decode("utf-8", "surrogateescape"),
+    ]
+
+
+def unpack_record(packed: list[Any]) -> Record:
+    """Read what `pack_record` gave."""
+    topic, partition, offset, key, headers, value = packed
+    raw_key = None if key is None else key.encode("utf-8", "surrogateescape")
+    return Record(
+        topic, raw_key, headers, value.encode("utf-8", "surrogateescape"), partition, offset
+    )
+
+
+def pack(records: Mapping[str, Record]) -> bytes:
     """Write named records into one value, for rows that keep them (parked, gates, timers)."""
-    return json.dumps(
-        {
-            name: [
-                record.topic,
-                record.partition,
-                record.offset,
-                None if record.key is None else record.key.decode("utf-8", "surrogateescape"),
-                record.headers,
-                record.value.decode("utf-8", "surrogateescape"),
-            ]
-            for name, record in records.items()
-        },
-        separators=(",", ":"),
-    ).encode()
+    packed = {name: pack_record(record) for name, record in records.items()}
+    return json.dumps(packed, separators=(",", ":")).encode()
 
 
 def unpack(data: bytes) -> dict[str, Record]:
     """Read what `pack` wrote."""
-    found = {}
-    for name, (topic, partition, offset, key, headers, value) in json.loads(data).items():
-        raw_key = None if key is None else key.encode("utf-8", "surrogateescape")
-        raw = value.encode("utf-8", "surrogateescape")
-        found[name] = Record(topic, raw_key, headers, raw, partition, offset)
-    return found
+    return {name: unpack_record(packed) for name, packed in json.loads(data).items()}

@@ -118,13 +118,20 @@ class Context:
 
     @overload
     async def once(
-        self, name: str, fn: Callable[[], T | Awaitable[T]], *, returns: type[T],
+        self,
+        name: str,
+        fn: Callable[[], T | Awaitable[T]],
+        *,
+        returns: type[T],
         undo: Callable[[T], object] | None = None,
     ) -> T: ...
 
     @overload
     async def once(
-        self, name: str, fn: Callable[[], object], *,
+        self,
+        name: str,
+        fn: Callable[[], object],
+        *,
         undo: Callable[[None], object] | None = None,
     ) -> None: ...
 
@@ -153,7 +160,7 @@ class Context:
         known = self._memory.recall(name)
         adapter: TypeAdapter[Any] = TypeAdapter(returns or type(None))
         if known is None or known[0] is not Memo.RESULT:
-            if known is None:
+            if known is None or known[0] is Memo.CLOSED:
                 known = await self._memory.remember(name, Memo.INTENT, b"")
             if known[0] is not Memo.RESULT:
                 known = await self._call(name, fn, adapter)

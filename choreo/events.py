@@ -157,8 +157,9 @@ class Event(BaseModel):
             if inherited is not None:
                 raise _bad(cls, "a subclass of an event needs a topic= of its own")
             return  # an abstract base: shared fields, no topic
-        if not topic or not all(part.replace("-", "_").isalnum() or "_" in part
-                                for part in topic.split(".")):
+        if not topic or not all(
+            part.replace("-", "_").isalnum() or "_" in part for part in topic.split(".")
+        ):
             raise _bad(cls, f"topic={topic!r} is no dotted name of letters, digits, - and _")
         if topic.startswith("choreo."):
             raise _bad(cls, "topics that begin with 'choreo.' belong to the framework")

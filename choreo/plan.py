@@ -109,9 +109,14 @@ class SetTimer(NamedTuple):
 
 
 class CancelTimer(NamedTuple):
-    """Take a timer back; none of that id is fine."""
+    """Take a timer back; none of that id is fine.
+
+    With `due`, it has fired: it must still be there with that time, or else it was
+    replaced, cancelled or handled meanwhile, and the plan is a duplicate.
+    """
 
     id: bytes
+    due: float | None = None
 
 
 class GateKey(NamedTuple):

@@ -184,6 +184,7 @@ class Seen(NamedTuple):
     """What `load` read for one Want. `status` None: no inbox row."""
 
     status: Status | None = None
+    source: Source | None = None
     payload_hash: bytes = b""
     run: int = 0
     attempt: int = 0
@@ -255,7 +256,10 @@ class Store(Protocol):
     async def due(
         self, owned: Owned, *, skip: Collection[bytes], most: int
     ) -> tuple[Sequence[Due], float | None]:
-        """Give what is due by now, earliest first, and when the next after these is due."""
+        """Give what is due by now, earliest first, and when the next after these is due.
+
+        Leaves out the subjects in `skip`: they are being handled.
+        """
         ...
 
     async def close(self) -> None:

@@ -77,7 +77,7 @@ class _Shape:
 class Outputs:
     """What one handler may return."""
 
-    __slots__ = ("_name", "_shapes", "events", "later", "silent")
+    __slots__ = ("_name", "_shapes", "direct", "events", "later", "silent")
 
     def __init__(self, name: str, shapes: tuple[_Shape, ...]) -> None:
         """Keep the alternatives; list the event classes in them."""
@@ -86,6 +86,7 @@ class Outputs:
         found = list(_events_in(shapes))
         self.events: tuple[type[Event], ...] = tuple(dict.fromkeys(e for e, _ in found))
         self.later: frozenset[type[Event]] = frozenset(e for e, form in found if form == "after")
+        self.direct = frozenset(shape.event for shape in shapes if shape.form == "one")
         self.silent = any(shape.form == "nothing" for shape in shapes)
 
     def take(self, value: object) -> list[Output]:
@@ -134,7 +135,7 @@ def _fits(value: object, shape: _Shape, found: list[Output]) -> bool:
     if form == "one":
         if type(value) is not shape.event:
             return False
-        found.append(value)  # type: ignore[arg-type]
+        found.append(value)
         return True
     if form == "both":
         return (
@@ -165,9 +166,7 @@ def outputs_of(annotation: Any, *, name: str) -> Outputs:
 def _alternatives(annotation: Any, name: str) -> tuple[_Shape, ...]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return tuple(
-            shape
-            for one in typing.get_args(annotation)
-            for shape in _alternatives(one, name)
+            shape for one in typing.get_args(annotation) for shape in _alternatives(one, name)
         )
     return (_shape(annotation, name),)
 

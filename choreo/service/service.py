@@ -262,8 +262,11 @@ class Service:
 
     def seal(self) -> None:
         """Check what can only be checked when all is declared. May be called twice."""
-        made = {event.__event__.type for h in self.handlers.values()
-                for event in h.signature.outputs.events}
+        made = {
+            event.__event__.type
+            for h in self.handlers.values()
+            for event in h.signature.outputs.events
+        }
         for handler in self.handlers.values():
             if handler.kind is Kind.COMPENSATE and handler.inputs[0].__event__.type not in made:
                 raise ConfigurationError(
@@ -324,8 +327,10 @@ def _check_seconds(value: float, what: str, name: str) -> None:
 def _check_subject(signature: Signature, events: tuple[type[Event], ...], name: str) -> None:
     first = signature.params[0] if signature.params else None
     taken = set() if first is None else set(first.events)
-    if first is None or first.kind is not ParamKind.EVENT or not (
-        first.any_event or set(events) <= taken
+    if (
+        first is None
+        or first.kind is not ParamKind.EVENT
+        or not (first.any_event or set(events) <= taken)
     ):
         wanted = " | ".join(event.__name__ for event in events)
         raise ConfigurationError(
@@ -340,9 +345,7 @@ def _check_subject(signature: Signature, events: tuple[type[Event], ...], name: 
         )
 
 
-def _check_nothing(
-    made: type[Event] | None, triggers: tuple[type[Event], ...], name: str
-) -> None:
+def _check_nothing(made: type[Event] | None, triggers: tuple[type[Event], ...], name: str) -> None:
     if made is None:
         return
     events_of(made, what="built event", name=name)

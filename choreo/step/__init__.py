@@ -1,0 +1,47 @@
+"""One delivery, decided.
+
+Given a delivery, what the store has seen of it and what its handler did, this package
+answers with the Plan to be written. It performs nothing, so that simulation, replay and
+production run the very same code.
+"""
+
+from choreo.step.compiled import Compiled, compiled
+from choreo.step.decide import (
+    MoreGates,
+    Verdict,
+    after_run,
+    before_run,
+    failed,
+    finish_timer,
+    parked_behind,
+    route_of,
+    skipped,
+    subject_event,
+    void,
+    want,
+)
+from choreo.step.delivery import Delivery, Role, Route
+from choreo.step.parking import thawed
+from choreo.step.publish import Moment
+
+__all__ = [
+    "Compiled",
+    "Delivery",
+    "Moment",
+    "MoreGates",
+    "Role",
+    "Route",
+    "Verdict",
+    "after_run",
+    "before_run",
+    "compiled",
+    "failed",
+    "finish_timer",
+    "parked_behind",
+    "route_of",
+    "skipped",
+    "subject_event",
+    "thawed",
+    "void",
+    "want",
+]

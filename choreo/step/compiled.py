@@ -1,0 +1,198 @@
+"""A service, compiled: routes by event type, everything that does not change made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from choreo.codec import JSON_TYPE
+from choreo.errors import ConfigurationError
+from choreo.events import (
+    CONTENT_TYPE,
+    FAILURE,
+    SOURCE,
+    SPEC_VERSION,
+    STEP,
+    TYPE,
+    Event,
+)
+from choreo.policies import Retry
+from choreo.service import Flow, Handler, Kind, Outputs, Param, ParamKind, Service, Signature
+from choreo.service.outputs import outputs_of
+from choreo.step.delivery import OutputSpec, Role, Route
+
+__all__ = ["Compiled", "compiled"]
+
+
+class Compiled:
+    """A service ready to run: `by_type` for records polled, `by_name` for what was parked."""
+
+    def __init__(self, service: Service) -> None:
+        """Start empty."""
+        self.service = service
+        self.by_type: dict[str, tuple[Route, ...]] = {}
+        self.by_name: dict[str, Route] = {}
+        self.topics: tuple[str, ...] = ()
+        self.former: dict[str, str] = {}
+
+
+def compiled(service: Service, resources: Mapping[type, Any]) -> Compiled:
+    """Compile; raises ConfigurationError when the service can not run with these resources."""
+    service.seal()
+    made = Compiled(service)
+    handlers = [*service.handlers.values(), *filter(None, map(_deadline, service.flows.values()))]
+    own = {event.__event__.type for h in handlers for event in h.signature.outputs.events}
+    listed: dict[str, list[Route]] = {}
+    topics: dict[str, None] = {}
+
+    def lead(events: Iterable[type[Event]], route: Route) -> None:
+        for event in events:
+            kind = event.__event__.type
+            route.views.setdefault(kind, event)
+            listed.setdefault(kind, []).append(route)
+            topics.setdefault(event.__event__.topic)
+
+    for handler in handlers:
+        route = _handle_route(handler, service, handlers, resources)
+        made.by_name[route.name] = route
+        made.former.update(dict.fromkeys(handler.was, handler.name))
+        for event in handler.inputs:
+            route.views[event.__event__.type] = event
+        if handler.kind is Kind.ON:
+            lead(handler.inputs, route)
+        for role, events in _marks(handler, own):
+            mark = _mark_route(route, role)
+            made.by_name[mark.name] = mark
+            lead(events, mark)
+    for handler in handlers:
+        if handler.of is not None:
+            made.by_name[handler.of.name].otherwise = made.by_name[handler.name]
+    made.by_type = {kind: tuple(routes) for kind, routes in listed.items()}
+    made.topics = tuple(topics)
+    return made
+
+
+def _marks(handler: Handler, own: set[str]) -> Iterable[tuple[Role, tuple[type[Event], ...]]]:
+    if handler.kind is Kind.COMPENSATE:
+        yield Role.WHY, handler.on
+    if handler.kind is Kind.JOIN:
+        yield Role.ARRIVE, handler.inputs
+        yield Role.LATE, ()
+    if handler.kind is Kind.EXPECTS:
+        yield Role.OPEN, handler.inputs
+        # What this service publishes itself closes the gate in the publishing transaction.
+        yield Role.CLOSE, tuple(e for e in handler.on if e.__event__.type not in own)
+    if handler.unless:
+        yield Role.UNLESS, handler.unless
+    if handler.signature.outputs.later:
+        yield Role.AFTER, ()
+
+
+def _handle_route(
+    handler: Handler, service: Service, handlers: list[Handler], resources: Mapping[type, Any]
+) -> Route:
+    route = Route(handler.name, Role.HANDLE, handler, service.name)
+    signature = handler.signature
+    for event in signature.outputs.events:
+        route.outputs[event] = _spec(event, handler, service, handlers)
+    direct = signature.outputs.direct
+    route.direct = {event: spec for event, spec in route.outputs.items() if event in direct}
+    route.effects = _flat(spec.effects for spec in route.outputs.values())
+    route.closes = _flat(spec.closes for spec in route.outputs.values())
+    state = signature.first(ParamKind.STATE)
+    route.state = state.of if state else None
+    route.tx = signature.first(ParamKind.TX) is not None
+    route.context = signature.first(ParamKind.CONTEXT) is not None
+    route.memos = route.context
+    route.slots = signature.events() if handler.kind is Kind.JOIN else ()
+    route.gated = bool(
+        route.effects or route.closes or handler.unless or handler.kind is Kind.EXPECTS
+    )
+    route.plain = (
+        handler.kind is Kind.ON and not route.gated and route.state is None and not route.tx
+        and not route.context and len(signature.params) == 1 and not signature.sync
+        and handler.timeout_s is None
+    )  # fmt: skip
+    _bind_resources(route, resources)
+    return route
+
+
+def _mark_route(route: Route, role: Role) -> Route:
+    mark = Route(f"{route.name}!{role.value}", role, route.handler, route.service)
+    mark.gated = role is not Role.AFTER
+    mark.slots = route.slots
+    mark.chained_by_scope = role is Role.ARRIVE
+    mark.outputs = route.outputs
+    mark.otherwise = None
+    return mark
+
+
+def _spec(
+    event: type[Event], handler: Handler, service: Service, handlers: list[Handler]
+) -> OutputSpec:
+    info = event.__event__
+    headers = {
+        SPEC_VERSION: "1.0",
+        SOURCE: service.name,
+        TYPE: info.type,
+        CONTENT_TYPE: JSON_TYPE,
+        STEP: handler.name,
+    }
+    if info.failure:
+        headers[FAILURE] = "1"
+    spec = OutputSpec(event, handler, headers)
+    if handler.kind is not Kind.COMPENSATE:
+        spec.effects = tuple(
+            h for h in handlers
+            if h.kind is Kind.COMPENSATE and h.inputs[0].__event__.type == info.type
+        )  # fmt: skip
+    spec.closes = tuple(
+        h for h in handlers
+        if h.kind is Kind.EXPECTS and info.type in {e.__event__.type for e in h.on}
+        and h.name != handler.name
+    )  # fmt: skip
+    return spec
+
+
+def _flat(groups: Iterable[tuple[Handler, ...]]) -> tuple[Handler, ...]:
+    found = {handler.name: handler for group in groups for handler in group}
+    return tuple(found.values())
+
+
+def _bind_resources(route: Route, resources: Mapping[type, Any]) -> None:
+    for param in route.handler.signature.params:
+        if param.kind is not ParamKind.RESOURCE or param.of is None:
+            continue
+        if param.of not in resources:
+            raise ConfigurationError(
+                f"no resource of type {param.of.__name__}",
+                code="CH1008",
+                fix=f"give App(…, resources={{{param.of.__name__}: …}}), or declare it with "
+                f"@{route.service}.resource",
+                handler=route.name,
+                parameter=param.name,
+            )
+        route.resources[param.of] = resources[param.of]
+
+
+def _deadline(flow: Flow) -> Handler | None:
+    """Watch a flow's deadline: it is an `expects` of its ends after its start."""
+    if flow.deadline_s is None:
+        return None
+    overdue = flow.overdue
+
+    async def passed(start: Event) -> Event | None:
+        if overdue is None:
+            return None
+        return overdue.model_validate(
+            {name: getattr(start, name) for name in overdue.model_fields if hasattr(start, name)}
+        )
+
+    outputs: Outputs = outputs_of(overdue, name=f"{flow.service}.{flow.name}")
+    name = f"{flow.service}.{flow.name}.deadline"
+    signature = Signature((Param("start", ParamKind.EVENT, (flow.starts,)),), outputs, sync=False)
+    fn: Callable[..., Any] = passed
+    return Handler(
+        name, Kind.EXPECTS, fn, signature, (flow.starts,),
+        on=flow.ends, within_s=flow.deadline_s, retry=Retry(),
+    )  # fmt: skip

@@ -1,0 +1,411 @@
+"""The decisions: before a handler runs, after it ran, after it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from choreo.codec import decode
+from choreo.context import State
+from choreo.errors import DecodeError, HandlerError, Later, TxOpenError
+from choreo.events import ID, TYPE, VOID, Event, Record, derived_id, id_bytes
+from choreo.plan import (
+    CancelTimer,
+    Change,
+    Gate,
+    GateKey,
+    Parked,
+    Plan,
+    Publish,
+    SaveState,
+    SetTimer,
+    Settle,
+    Status,
+)
+from choreo.policies import UNKNOWN_OUTCOME
+from choreo.ports import Seen, Want
+from choreo.service import After, Cancel, Handler, Kind
+from choreo.step.delivery import Delivery, Role, Route
+from choreo.step.gates import ABSENT, UndoGate, gate_scope, members_of, written
+from choreo.step.marks import decide_mark
+from choreo.step.parking import frozen, frozen_delivery
+from choreo.step.publish import (
+    Moment,
+    as_void,
+    dead_letter,
+    describe,
+    event_record,
+    flow_of,
+    note,
+)
+
+__all__ = [
+    "INLINE_MAX_S",
+    "MoreGates",
+    "Verdict",
+    "after_run",
+    "before_run",
+    "failed",
+    "finish_timer",
+    "parked_behind",
+    "skipped",
+    "subject_event",
+    "want",
+]
+
+INLINE_MAX_S = 0.25
+"""Delays up to this are waited for inside the step; longer ones park the delivery."""
+
+
+class MoreGates(Exception):  # noqa: N818 - a request, not an error
+    """The decision needs gates that were not loaded: load these too and ask again."""
+
+    def __init__(self, keys: tuple[GateKey, ...]) -> None:
+        """Name them."""
+        super().__init__(keys)
+        self.keys = keys
+
+
+class Verdict(NamedTuple):
+    """What follows from a failed attempt: a plan, and whether to run again at once."""
+
+    plan: Plan
+    again_s: float | None = None
+
+
+def subject_event(d: Delivery) -> Event:
+    """Decode the subject as the handler's own view; raises DecodeError."""
+    return decode(d.route.views[d.record.headers[TYPE]], d.record)
+
+
+# ── before ───────────────────────────────────────────────────────────────────────────────
+
+
+def want(d: Delivery, more: tuple[GateKey, ...] = ()) -> Want:
+    """Say what has to be seen before this delivery can be decided."""
+    route = d.route
+    gates = (*_gates_of(d), *more) if route.gated else more
+    state = None
+    if route.state is not None and issubclass(route.state, State):
+        field = route.state.__key__
+        key = str(getattr(subject_event(d), field, ""))
+        state = (f"{route.service}.{route.state.__name__}", key)
+    return Want(route.name, d.subject, gates, state, route.memos)
+
+
+def _gates_of(d: Delivery) -> tuple[GateKey, ...]:
+    route, handler = d.route, d.route.handler
+    by_fields = bool(handler.by) or any(h.by for h in (*route.effects, *route.closes))
+    event = subject_event(d) if by_fields else None
+    scope = gate_scope(handler, d.record, event)
+    role = route.role
+    if role is Role.WHY:
+        return (GateKey("undo", handler.name, scope),)
+    if role in (Role.ARRIVE, Role.LATE):
+        return (GateKey("join", handler.name, scope),)
+    if role in (Role.OPEN, Role.CLOSE):
+        return (GateKey("expects", handler.name, scope),)
+    if role is Role.UNLESS:
+        return (GateKey("unless", handler.name, scope),)
+    keys = [GateKey("undo", h.name, gate_scope(h, d.record, event)) for h in route.effects]
+    keys += [GateKey("expects", h.name, gate_scope(h, d.record, event)) for h in route.closes]
+    if handler.unless:
+        keys.append(GateKey("unless", handler.name, scope))
+    if handler.kind is Kind.EXPECTS:
+        keys.append(GateKey("expects", handler.name, scope))
+    return tuple(keys)
+
+
+def before_run(d: Delivery, seen: Seen, moment: Moment) -> Plan | None:
+    """Decide what can be decided without the handler; None: run it."""
+    if seen.status is not None and (
+        d.seen is None or seen.status is not Status.PARKED or (seen.run, seen.attempt) != d.seen
+    ):
+        return skipped(d, seen, moment)
+    route = d.route
+    if route.role is not Role.HANDLE:
+        return Plan(d.owned, tuple(decide_mark(d, seen, moment)))
+    if not route.gated:
+        return None
+    closed = [key for key, gate in seen.gates.items() if gate.closed]
+    mine = route.handler.name
+    for key in closed:
+        if key.kind == "expects" and key.name == mine:  # what was expected has come
+            return Plan(d.owned, (_settle(d, Status.DONE), *finish_timer(d)))
+        undone = key.kind == "undo" and any(h.name == key.name for h in route.effects)
+        if (undone or (key.kind == "unless" and key.name == mine)) and not d.intended:
+            reason = f"{'scope closed by' if undone else 'not after'} {_why(seen, key)}"
+            changes = [_settle(d, Status.VOID), *finish_timer(d)]
+            changes += _release(d, seen, moment)
+            changes.append(Publish(note(d, "void", moment, reason=reason)))
+            return Plan(d.owned, tuple(changes))
+    return None
+
+
+def _why(seen: Seen, key: GateKey) -> str:
+    why = members_of(seen.gates[key]).get("why")
+    return str(why[4].get(TYPE, "")) if why else key.name
+
+
+def skipped(d: Delivery, seen: Seen, moment: Moment) -> Plan:
+    """Leave a delivery that was settled before. The same record again leaves no trace."""
+    if d.seen is not None or d.timer is not None or seen.source == d.source:
+        return Plan(d.owned, ())
+    if d.route.role is not Role.HANDLE:
+        return Plan(d.owned, ())
+    reason = "the event came before"
+    if seen.payload_hash not in (b"", d.payload_hash):
+        reason = "an event of this id but other content came before"
+    place = f"{d.source.topic}-{d.source.partition}-{d.source.offset}"
+    return Plan(d.owned, (Publish(note(d, "duplicate", moment, reason=reason, place=place)),))
+
+
+# ── after ────────────────────────────────────────────────────────────────────────────────
+
+
+def after_run(
+    d: Delivery,
+    seen: Seen,
+    result: object,
+    moment: Moment,
+    *,
+    flow: str | None = None,
+    state: State | None = None,
+) -> Plan:
+    """Decide what a handler's result leaves.
+
+    Raises HandlerError when the annotation does not name the result, MoreGates when an
+    effect's own scope has to be seen.
+    """
+    route = d.route
+    spec = route.direct.get(type(result))
+    if spec is not None and not route.gated and state is None and d.timer is None:
+        record = event_record(d, spec, result, 0, moment.now, flow=flow)  # type: ignore[arg-type]
+        return Plan(d.owned, (_settle(d, Status.DONE), Publish(record)))
+    left = _Left(d, seen, moment, flow or flow_of(d.record))
+    for n, output in enumerate(route.handler.signature.outputs.take(result)):
+        left.take(n, output)
+    changes: list[Change] = [_settle(d, Status.DONE), *finish_timer(d)]
+    changes += left.changes()
+    if state is not None:
+        changes += _saved(d, seen, state)
+    if not any(type(change) is Publish for change in changes) and not left.timers:
+        changes.append(Publish(note(d, "done", moment)))
+    return Plan(d.owned, tuple(changes))
+
+
+class _Left:
+    """What the outputs of one step leave, gate by gate."""
+
+    def __init__(self, d: Delivery, seen: Seen, moment: Moment, flow: str) -> None:
+        self.d = d
+        self.seen = seen
+        self.moment = moment
+        self.flow = flow
+        self.records: list[tuple[Record, Event]] = []
+        self.timers: list[Change] = []
+
+    def take(self, n: int, output: Event | After[Event] | Cancel) -> None:
+        """Add one output."""
+        d = self.d
+        if isinstance(output, Cancel):
+            self.timers.append(CancelTimer(self._timer_id(output.name)))
+            return
+        event = output.event if isinstance(output, After) else output
+        record = event_record(
+            d, d.route.outputs[type(event)], event, n, self.moment.now, flow=self.flow
+        )
+        if isinstance(output, After):
+            timer = self._timer_id(output.name or f"\0{record.headers[ID]}")
+            name = f"{d.route.handler.name}!{Role.AFTER.value}"
+            due = output.due(self.moment.now)
+            self.timers.append(SetTimer(timer, due, name, frozen(record), d.source))
+        else:
+            self.records.append((record, event))
+
+    def _timer_id(self, name: str) -> bytes:
+        return derived_id(id_bytes(self.flow), f"{self.d.route.service}/after/{name}".encode())
+
+    def changes(self) -> list[Change]:
+        """Give all changes; an effect of a closed scope makes the whole step void."""
+        d, route = self.d, self.d.route
+        changes: list[Change] = []
+        void = False
+        for handler in route.effects:
+            gates = self._undo_gates(handler)
+            void = void or any(gate.closed for gate, _ in gates)
+            for gate, effects in gates:
+                gate.ended(d)
+                for effect in effects:
+                    gate.add(d, as_void(effect) if gate.closed else effect, self.moment)
+                changes += gate.changes(d)
+        if not void:
+            changes += self._closings()
+            changes += self.timers
+        if route.handler.unless:
+            changes += self._touched("unless", route.handler, closed=False)
+        if route.handler.kind is Kind.EXPECTS:
+            changes += self._touched("expects", route.handler, closed=True)
+        events = [as_void(record) if void else record for record, _ in self.records]
+        return [*changes, *(Publish(record) for record in events)]
+
+    def _undo_gates(self, handler: Handler) -> list[tuple[UndoGate, list[Record]]]:
+        d = self.d
+        found: dict[GateKey, list[Record]] = {}
+        if not handler.by:
+            found[GateKey("undo", handler.name, gate_scope(handler, d.record, None))] = []
+        for record, event in self.records:
+            if handler in d.route.outputs[type(event)].effects:
+                key = GateKey("undo", handler.name, gate_scope(handler, record, event))
+                found.setdefault(key, []).append(record)
+        if handler.by and not found:
+            found = {key: [] for key in self.seen.gates if key[:2] == ("undo", handler.name)}
+        self._need(found)
+        return [(UndoGate(handler, key, self.seen), effects) for key, effects in found.items()]
+
+    def _closings(self) -> list[Change]:
+        changes: list[Change] = []
+        done: set[GateKey] = set()
+        for record, event in self.records:
+            for handler in self.d.route.outputs[type(event)].closes:
+                key = GateKey("expects", handler.name, gate_scope(handler, record, event))
+                self._need((key,))
+                if key not in done:
+                    done.add(key)
+                    changes += closed_expectation(key, self.seen)
+        return changes
+
+    def _touched(self, kind: str, handler: Handler, *, closed: bool) -> Iterable[Change]:
+        for key, gate in self.seen.gates.items():
+            if key.kind == kind and key.name == handler.name:
+                yield Gate(key, gate.seq, closed, gate.members)
+
+    def _need(self, keys: Iterable[GateKey]) -> None:
+        missing = tuple(key for key in keys if key not in self.seen.gates)
+        if missing:
+            raise MoreGates(missing)
+
+
+def closed_expectation(key: GateKey, seen: Seen) -> list[Change]:
+    """Close an `expects` gate, and take its timers back."""
+    gate = seen.gates.get(key, ABSENT)
+    if gate.closed:
+        return []
+    members = members_of(gate)
+    timers = [CancelTimer(bytes.fromhex(timer)) for timer in members.get("timers", ())]
+    return [written(key, gate, members, closed=True), *timers]
+
+
+def finish_timer(d: Delivery) -> list[Change]:
+    """Take away the timer that a delivery came from."""
+    return [] if d.timer is None else [CancelTimer(*d.timer)]
+
+
+def _saved(d: Delivery, seen: Seen, state: State) -> list[Change]:
+    value = state.model_dump_json().encode()
+    stored = seen.state
+    if stored is not None and stored.value == value:
+        return []
+    key = str(getattr(state, type(state).__key__))
+    kind = f"{d.route.service}.{type(state).__name__}"
+    return [SaveState(kind, key, stored.version if stored else 0, value)]
+
+
+# ── failed ───────────────────────────────────────────────────────────────────────────────
+
+
+def failed(d: Delivery, seen: Seen, error: BaseException, moment: Moment) -> Verdict:
+    """Decide what follows from an exception of the handler."""
+    handler = d.route.handler
+    if isinstance(error, Later):
+        due = error.due(moment.now)
+        plan = _park(d, due, d.attempt, "", note(d, "waiting", moment, due=due))
+        return Verdict(plan)
+    name, text = describe(error)
+    about: dict[str, Any] = {"error": name, "message": text}
+    # A bug in the code, or bytes that are wrong, does not get better by trying again.
+    hopeless = isinstance(error, (DecodeError, HandlerError, TxOpenError)) and not getattr(
+        error, "transient", False
+    )
+    if d.unknown or handler.kind is Kind.COMPENSATE:
+        delay = UNKNOWN_OUTCOME.delay_s(d.attempt, moment.draw)
+    elif hopeless or not handler.retry.retryable(error):
+        return Verdict(_given_up(d, seen, moment, "not retryable", about))
+    elif d.attempt >= handler.retry.attempts_max:
+        return Verdict(_given_up(d, seen, moment, "attempts used up", about))
+    else:
+        delay = handler.retry.delay_s(d.attempt, moment.draw)
+    due = moment.now + delay
+    said = note(d, "retrying", moment, due=due, **about)
+    if delay <= INLINE_MAX_S:
+        return Verdict(Plan(d.owned, (Publish(said),)), delay)
+    return Verdict(_park(d, due, d.attempt + 1, text, said))
+
+
+def _given_up(d: Delivery, seen: Seen, moment: Moment, reason: str, about: dict[str, Any]) -> Plan:
+    stand_in = d.route.otherwise
+    changes: list[Change] = finish_timer(d)
+    changes += _release(d, seen, moment)
+    if stand_in is not None:
+        why = {"reason": reason, "attempts": d.attempt, **about}
+        payload = frozen(d.record, extras=d.extras, failure=why)
+        parked = Parked(d.run, 1, moment.now, "", payload, "")
+        changes += [
+            _settle(d, Status.DONE),
+            Settle(
+                stand_in.name, d.subject, Status.PARKED, d.payload_hash, d.source, None, parked,
+                spawn=True,
+            ),
+            Publish(note(d, "given_up", moment, reason=reason, **about)),
+        ]  # fmt: skip
+        return Plan(d.owned, tuple(changes))
+    row = Parked(d.run, d.attempt, None, d.chain_text(), frozen_delivery(d), about["message"])
+    changes += [
+        _settle(d, Status.DEAD, row),
+        Publish(dead_letter(d, moment, about)),
+        Publish(note(d, "dead", moment, reason=reason, **about)),
+    ]
+    return Plan(d.owned, tuple(changes))
+
+
+def _release(d: Delivery, seen: Seen, moment: Moment) -> list[Change]:
+    """Let go of the undo gates: this delivery will not add an effect any more."""
+    changes: list[Change] = []
+    if not d.intended and not d.route.effects:
+        return changes
+    for handler in d.route.effects:
+        for key in seen.gates:
+            if key.kind == "undo" and key.name == handler.name:
+                gate = UndoGate(handler, key, seen)
+                gate.ended(d)
+                changes += gate.changes(d)
+    return changes
+
+
+def _park(d: Delivery, due: float, attempt: int, error: str, said: Record) -> Plan:
+    row = Parked(d.run, attempt, due, d.chain_text(), frozen_delivery(d), error)
+    changes = (_settle(d, Status.PARKED, row), *finish_timer(d), Publish(said))
+    return Plan(d.owned, changes)
+
+
+def parked_behind(d: Delivery) -> Plan:
+    """Hold a delivery, without an attempt, behind the one before it in its chain."""
+    row = Parked(d.run, d.attempt, None, d.chain_text(), frozen_delivery(d), "")
+    return Plan(d.owned, (_settle(d, Status.PARKED, row),))
+
+
+def _settle(d: Delivery, status: Status, parked: Parked | None = None) -> Settle:
+    return Settle(d.route.name, d.subject, status, d.payload_hash, d.source, d.seen, parked)
+
+
+def void(record: Record) -> bool:
+    """Tell whether handlers skip this record: its scope was closed when it was published."""
+    return VOID in record.headers
+
+
+def route_of(routes: dict[str, Route], name: str, former: dict[str, str]) -> Route | None:
+    """Find the route of a parked row or timer, by its present or a former name."""
+    if name in routes:
+        return routes[name]
+    base, mark, role = name.partition("!")
+    return routes.get(f"{former.get(base, base)}{mark}{role}")

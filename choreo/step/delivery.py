@@ -1,0 +1,186 @@
+"""A delivery, and the routes that lead records to handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from choreo.events import Event, Headers, Record
+from choreo.plan import Memo, Owned, Source
+from choreo.service import Handler, Param
+
+__all__ = ["Delivery", "OutputSpec", "Role", "Route"]
+
+
+class Role(Enum):
+    """What a service does with a subject on a handler's behalf."""
+
+    HANDLE = "handle"  # run the handler
+    WHY = "why"  # a compensation's trigger: close the scope, start the undos
+    ARRIVE = "arrive"  # one of what a join waits for
+    OPEN = "open"  # begin to expect
+    CLOSE = "close"  # what was expected has come
+    UNLESS = "unless"  # from now on the handler may not run in this scope
+    LATE = "late"  # a join's time is over
+    AFTER = "after"  # publish what `After` put off
+
+
+class OutputSpec:
+    """How one handler publishes one event class: all that does not change is made once.
+
+    `effects` are the compensations (qualified names) that an event of this class is an
+    effect of, `closes` the `expects` handlers of this service that it satisfies.
+    """
+
+    __slots__ = ("closes", "cls", "dump", "effects", "headers", "key", "salt", "secret", "topic")
+
+    def __init__(self, cls: type[Event], handler: Handler, headers: Headers) -> None:
+        """Prepare; `headers` are those that every event of this step has."""
+        info = cls.__event__
+        self.cls = cls
+        self.topic = info.topic
+        self.key = info.key
+        self.headers = headers
+        self.salt = f"{handler.name}/{info.type}/".encode()
+        self.dump = cls.__pydantic_serializer__.to_json
+        self.effects: tuple[Handler, ...] = ()
+        self.closes: tuple[Handler, ...] = ()
+
+
+class Route:
+    """One role of one handler, compiled: what a record of some type is delivered to.
+
+    `name` is the delivery's name in the inbox; `views` the class to read each event type
+    as; `gated` tells that gates decide beside the inbox.
+    """
+
+    __slots__ = (
+        "binders",
+        "chained_by_scope",
+        "closes",
+        "context",
+        "direct",
+        "effects",
+        "gated",
+        "handler",
+        "memos",
+        "name",
+        "otherwise",
+        "outputs",
+        "plain",
+        "resources",
+        "role",
+        "service",
+        "slots",
+        "state",
+        "tx",
+        "views",
+    )
+
+    def __init__(self, name: str, role: Role, handler: Handler, service: str) -> None:
+        """Make an empty route; `step.compiled` fills it."""
+        self.name = name
+        self.role = role
+        self.handler = handler
+        self.service = service
+        self.views: dict[str, type[Event]] = {}
+        self.outputs: dict[type[Event], OutputSpec] = {}
+        self.direct: dict[type[object], OutputSpec] = {}
+        self.effects: tuple[Handler, ...] = ()
+        self.closes: tuple[Handler, ...] = ()
+        self.slots: tuple[Param, ...] = ()
+        self.otherwise: Route | None = None
+        self.binders: tuple[Any, ...] = ()
+        self.resources: dict[type, Any] = {}
+        self.state: type | None = None
+        self.tx = False
+        self.context = False
+        self.memos = False
+        self.gated = False
+        self.plain = False
+        self.chained_by_scope = False
+
+    def __repr__(self) -> str:
+        return f"<Route {self.name}>"
+
+
+class Delivery:
+    """One subject given to one handler. What the worker's scheduling needs stands at the end.
+
+    `seen` is the (run, attempt) of the parked row it came from, None for a record that was
+    just polled. `extras` are further records: the trigger of an undo (`why`), what a join
+    gathered (by parameter), the failure that an `otherwise` stands in for.
+    """
+
+    __slots__ = (
+        "again_at",
+        "attempt",
+        "chain",
+        "extras",
+        "failure",
+        "following",
+        "memos",
+        "owned",
+        "payload_hash",
+        "record",
+        "route",
+        "run",
+        "scope",
+        "seen",
+        "slot",
+        "source",
+        "started",
+        "subject",
+        "timer",
+        "took",
+    )
+
+    def __init__(self, route: Route, record: Record, subject: bytes, source: Source) -> None:
+        """Begin at attempt 1 of run 0."""
+        self.route = route
+        self.record = record
+        self.subject = subject
+        self.source = source
+        self.scope = ""
+        self.run = 0
+        self.attempt = 1
+        self.seen: tuple[int, int] | None = None
+        self.timer: tuple[bytes, float] | None = None
+        self.payload_hash = b""
+        self.extras: Mapping[str, Record] = _NONE
+        self.failure: Mapping[str, Any] | None = None
+        self.memos: dict[str, tuple[Memo, bytes]] = {}
+        self.started = 0.0
+        self.took = 0.0
+        # scheduling
+        self.owned: Owned | None = None
+        self.chain: Any = None
+        self.following: Delivery | None = None
+        self.slot: Any = None
+        self.again_at = 0.0
+
+    @property
+    def intended(self) -> bool:
+        """Tell whether this delivery ever began an outside call."""
+        return bool(self.memos)
+
+    @property
+    def unknown(self) -> bool:
+        """Tell whether an outside call was begun whose outcome is not known."""
+        return any(state is Memo.INTENT for state, _ in self.memos.values())
+
+    def chain_text(self) -> str:
+        """Name, for the store, the chain whose later deliveries wait behind this one."""
+        if self.route.role is not Role.HANDLE or self.record.key is None or self.seen_alone:
+            return ""
+        key = self.record.key.decode("utf-8", "surrogateescape")
+        return f"{self.source.topic}/{self.source.partition}/{key}"
+
+    @property
+    def seen_alone(self) -> bool:
+        """Tell whether this is an undo, a fallback, a join or a timer: nothing waits behind it."""
+        return bool(self.extras) or self.failure is not None or self.timer is not None
+
+
+_NONE: Mapping[str, Record] = {}

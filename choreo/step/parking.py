@@ -1,0 +1,52 @@
+"""Deliveries as bytes: what parked rows and timers keep, and how it becomes a delivery again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from choreo.codec import pack_record, unpack_record
+from choreo.events import Record
+from choreo.plan import Owned
+from choreo.ports import Due
+from choreo.step.delivery import Delivery, Route
+
+__all__ = ["frozen", "frozen_delivery", "thawed"]
+
+
+def frozen(
+    record: Record,
+    *,
+    extras: Mapping[str, Record] | None = None,
+    failure: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Write what a delivery is about."""
+    kept: dict[str, Any] = {"record": pack_record(record)}
+    if extras:
+        kept["extras"] = {name: pack_record(extra) for name, extra in extras.items()}
+    if failure:
+        kept["failure"] = dict(failure)
+    return json.dumps(kept, separators=(",", ":")).encode()
+
+
+def frozen_delivery(d: Delivery) -> bytes:
+    """Write a delivery, to be run later."""
+    return frozen(d.record, extras=d.extras, failure=d.failure)
+
+
+def thawed(route: Route, due: Due, owned: Owned) -> Delivery:
+    """Make the delivery that a due row or timer keeps."""
+    kept = json.loads(due.payload)
+    d = Delivery(route, unpack_record(kept["record"]), due.subject, due.source)
+    d.owned = owned
+    d.extras = {name: unpack_record(extra) for name, extra in kept.get("extras", {}).items()}
+    d.failure = kept.get("failure")
+    d.payload_hash = due.payload_hash
+    if due.parked is not None:
+        d.run = due.parked.run
+        d.attempt = due.parked.attempt
+        d.seen = (due.parked.run, due.parked.attempt)
+    else:
+        d.timer = (due.subject, due.due)
+    return d

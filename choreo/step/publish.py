@@ -1,0 +1,202 @@
+"""What a step publishes, as records with deterministic ids."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from choreo.codec import JSON_TYPE
+from choreo.events import (
+    ATTEMPT,
+    BRANCH,
+    CAUSE,
+    CAUSES,
+    CONTENT_TYPE,
+    DEAD_TOPIC,
+    FLOW,
+    ID,
+    SOURCE,
+    SPEC_VERSION,
+    STARTED,
+    STEP,
+    STEPS_TOPIC,
+    SUBJECT,
+    TIME,
+    TOOK,
+    TYPE,
+    UNDOES,
+    VOID,
+    Event,
+    Record,
+    derived_id,
+    id_text,
+    rfc3339,
+)
+from choreo.service import Kind
+from choreo.step.delivery import Delivery, OutputSpec
+
+__all__ = ["Moment", "dead_letter", "event_record", "flow_of", "note", "nothing_record"]
+
+
+class Moment(NamedTuple):
+    """What a decision may know of the world: the time (epoch seconds) and one draw in [0, 1)."""
+
+    now: float
+    draw: float = 0.0
+
+
+@lru_cache(maxsize=64)
+def _stamp(ms: int) -> str:
+    return rfc3339(ms / 1000)
+
+
+def stamp(now: float) -> str:
+    """Give `ce_time` for epoch seconds."""
+    return _stamp(int(now * 1000))
+
+
+def flow_of(record: Record) -> str:
+    """Give the flow that a record belongs to; one without starts its own."""
+    headers = record.headers
+    return headers.get(FLOW) or headers.get(ID, "")
+
+
+def key_text(record: Record) -> str:
+    """Give a record's key as text."""
+    return "" if record.key is None else record.key.decode("utf-8", "surrogateescape")
+
+
+def event_record(
+    d: Delivery, spec: OutputSpec, event: Event, n: int, now: float, *, flow: str | None = None
+) -> Record:
+    """Make the record of one output. `n` tells outputs of one step apart."""
+    cause = d.record.headers
+    key = "" if spec.key is None else str(getattr(event, spec.key))
+    salt = spec.salt + key.encode() if n == 0 else b"%b%b/%d" % (spec.salt, key.encode(), n)
+    headers = spec.headers.copy()
+    headers[ID] = id_text(derived_id(d.subject, salt))
+    headers[TIME] = stamp(now)
+    headers[SUBJECT] = key
+    headers[FLOW] = flow or cause.get(FLOW) or cause.get(ID, "")
+    headers[CAUSE] = cause.get(ID, "")
+    headers[ATTEMPT] = "1" if d.attempt == 1 else str(d.attempt)
+    headers[STARTED] = f"{d.started:.3f}"
+    headers[TOOK] = f"{d.took:.6f}"
+    if BRANCH in cause:
+        headers[BRANCH] = cause[BRANCH]
+    if d.extras:
+        _causes(d, headers)
+    record = Record(spec.topic, key.encode(), headers, spec.dump(event))
+    record.trusted = True
+    return record
+
+
+def _causes(d: Delivery, headers: dict[str, str]) -> None:
+    if d.route.handler.kind is Kind.COMPENSATE:
+        effect = d.record.headers[ID]
+        headers[CAUSE] = d.extras["why"].headers.get(ID, "")
+        headers[CAUSES] = effect
+        headers[UNDOES] = effect
+        return
+    others = [r.headers.get(ID, "") for r in d.extras.values() if r is not d.record]
+    if others:
+        headers[CAUSES] = ",".join(dict.fromkeys(others))
+
+
+def nothing_record(
+    d: Delivery, spec_headers: dict[str, str], made: Event, why: Record, subject: bytes
+) -> Record:
+    """Make the record that says: the scope is closed and there was nothing to undo."""
+    info = type(made).__event__
+    key = "" if info.key is None else str(getattr(made, info.key))
+    headers = {
+        **spec_headers,
+        ID: id_text(derived_id(subject, f"nothing/{info.type}".encode())),
+        TIME: why.headers.get(TIME, ""),
+        SUBJECT: key,
+        FLOW: flow_of(why),
+        CAUSE: why.headers.get(ID, ""),
+    }
+    if BRANCH in why.headers:
+        headers[BRANCH] = why.headers[BRANCH]
+    record = Record(
+        info.topic, key.encode(), headers, type(made).__pydantic_serializer__.to_json(made)
+    )
+    record.trusted = True
+    return record
+
+
+def as_void(record: Record) -> Record:
+    """Mark an event whose scope was closed before it was published."""
+    record.headers[VOID] = "1"
+    return record
+
+
+def as_stamped(record: Record, now: float) -> Record:
+    """Give an event that was put off the time at which it is published."""
+    record.headers[TIME] = stamp(now)
+    return record
+
+
+# ── what has no output ───────────────────────────────────────────────────────────────────
+
+
+def note(d: Delivery, state: str, moment: Moment, **about: Any) -> Record:
+    """Make the record on `choreo.steps` that tells what became of a delivery."""
+    handler = d.route.handler
+    cause = d.record.headers
+    salt = f"{d.route.name}/note/{state}/{d.run}/{d.attempt}".encode()
+    flow = flow_of(d.record)
+    headers = {
+        SPEC_VERSION: "1.0",
+        ID: id_text(derived_id(d.subject, salt)),
+        SOURCE: d.route.service,
+        TYPE: f"{STEPS_TOPIC}.StepNoted",
+        TIME: stamp(moment.now),
+        SUBJECT: flow,
+        CONTENT_TYPE: JSON_TYPE,
+        FLOW: flow,
+        CAUSE: cause.get(ID, ""),
+        STEP: handler.name,
+        ATTEMPT: str(d.attempt),
+        STARTED: f"{d.started:.3f}",
+        TOOK: f"{d.took:.6f}",
+    }
+    if BRANCH in cause:
+        headers[BRANCH] = cause[BRANCH]
+    value: dict[str, Any] = {
+        "state": state,
+        "run": d.run,
+        "attempt": d.attempt,
+        "attempts_max": handler.retry.attempts_max,
+        "subject": cause.get(ID, ""),
+        "unknown": d.unknown,
+    }
+    if handler.kind is Kind.COMPENSATE and "why" in d.extras:
+        value["undoes"] = cause.get(ID, "")
+        headers[CAUSE] = d.extras["why"].headers.get(ID, "")
+    value.update(about)
+    data = json.dumps(value, separators=(",", ":")).encode()
+    record = Record(STEPS_TOPIC, flow.encode(), headers, data)
+    record.trusted = True
+    return record
+
+
+def dead_letter(d: Delivery, moment: Moment, failure: dict[str, Any]) -> Record:
+    """Make the record on `choreo.dead`: the very bytes that failed, and why."""
+    headers = dict(d.record.headers)
+    salt = f"{d.route.name}/dead/{d.run}/{d.attempt}".encode()
+    headers["choreo-dead-id"] = id_text(derived_id(d.subject, salt))
+    headers["choreo-dead-step"] = d.route.name
+    headers["choreo-dead-time"] = stamp(moment.now)
+    headers["choreo-dead-source"] = f"{d.source.topic}-{d.source.partition}-{d.source.offset}"
+    headers["choreo-dead-error"] = str(failure["error"])
+    headers["choreo-dead-message"] = str(failure["message"])
+    return Record(DEAD_TOPIC, d.record.key, headers, d.record.value)
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """Give an exception's class name and text, at most 2,000 characters."""
+    text = str(error) or type(error).__name__
+    return type(error).__name__, text[:2000]
