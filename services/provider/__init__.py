@@ -1,0 +1,1 @@
+"""A payment provider to try the shop against: a process of its own, and no friend of ours."""
