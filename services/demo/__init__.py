@@ -1,0 +1,1 @@
+"""The demo: hundreds of orders through six services, in processes of their own."""

@@ -1,0 +1,33 @@
+"""The folder that the demo starts from: empty, or emptied if it is certainly one of ours."""
+
+from pathlib import Path
+
+OURS = ("choreo.db", "views.db", "provider.db")
+BESIDE = ("", "-wal", "-shm", "-journal")
+NAMES = frozenset(
+    [f"{name}{end}" for name in OURS for end in BESIDE]
+    + ["demo.json", "orders.jsonl", "stock.csv"]
+    + ["provider.log", "services.log", "tracker.log"]
+)
+
+
+class FolderError(Exception):
+    """The folder holds something that is not ours to delete."""
+
+
+def make_empty(folder: Path) -> None:
+    """Make the folder, or delete what runs have left in it.
+
+    Raises FolderError, with everything still there, when it holds anything else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FolderError(f"{folder} is no folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = list(folder.iterdir())
+    foreign = sorted(one.name for one in found if one.name not in NAMES or one.is_dir())
+    if foreign:
+        raise FolderError(
+            f"{folder} holds {', '.join(foreign[:3])}: not a folder of choreo, nothing was deleted"
+        )
+    for one in found:
+        one.unlink()

@@ -1,0 +1,156 @@
+"""The parts of the shop as processes: provider, services, tracker.
+
+Each is this interpreter with a module; each ends by its own process id and no other.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = tuple(
+    f"services.{name}"
+    for name in ("orders", "inventory", "payments", "notifications", "analytics", "shipping")
+)
+STOP_WITHIN_S = 20.0
+LOG_LINES_SHOWN = 15
+
+
+class PartError(Exception):
+    """A part of the shop ended, or did not begin, or did not say what it should."""
+
+
+@dataclass(slots=True)
+class Shop:
+    """The parts of one shop in one folder. `environment` goes to all of them."""
+
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+
+    def start_provider(self, *, seed: int, plan: str = "") -> None:
+        """Start the payment provider on any free port, and let all others know where."""
+        arguments = ["--port", "0", "--folder", str(self.folder), "--seed", str(seed)]
+        part = self._start(
+            "provider", "services.provider", *arguments, "--plan", plan, stdout=subprocess.PIPE
+        )
+        assert part.stdout is not None
+        url = part.stdout.readline().strip().rpartition(" ")[2]
+        if not url.startswith("http://"):
+            raise PartError(f"the provider did not start: {self.log('provider')}")
+        self.environment = {**self.environment, "PAYMENT_PROVIDER_URL": url}
+
+    def start_services(self, modules: Sequence[str] = MODULES, name: str = "services") -> None:
+        """Start services, together in one process."""
+        self._start(name, "choreo", "run", *modules)
+
+    def start_tracker(self) -> None:
+        """Start what makes flows visible."""
+        self._start("tracker", "choreo", "tracker")
+
+    def check(self) -> None:
+        """Raise PartError when a part has ended by itself."""
+        for name, part in self.running.items():
+            if (code := part.poll()) is not None:
+                raise PartError(f"{name} ended with exit code {code}: {self.log(name)}")
+
+    def kill(self, name: str) -> None:
+        """End a part as a power cut does."""
+        part = self.running.pop(name)
+        part.kill()
+        part.wait()
+
+    def stop(self, name: str) -> None:
+        """End a part in order; raise PartError if it would not."""
+        part = self.running.pop(name, None)
+        if part is None or part.poll() is not None:
+            return
+        part.send_signal(signal.SIGTERM)
+        try:
+            part.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            part.kill()
+            part.wait()
+            raise PartError(
+                f"{name} did not stop within {STOP_WITHIN_S:g} s: {self.log(name)}"
+            ) from None
+
+    def close(self) -> None:
+        """End all parts, the tracker last but one. May be called twice."""
+        for name in sorted(self.running, key=["provider", "tracker"].__contains__):
+            part = self.running[name]
+            try:
+                self.stop(name)
+            except PartError as exc:
+                sys.stderr.write(f"{exc}\n")
+            if part.stdout is not None:
+                part.stdout.close()
+
+    def ask(self, *arguments: str) -> Any:  # noqa: ANN401 - JSON, as it comes
+        """Run a verb of the command line with --json, and give what it says."""
+        done = subprocess.run(
+            self._command("choreo", *arguments, "--json"),
+            **self._settings(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        try:
+            return json.loads(done.stdout)
+        except ValueError:
+            said = (done.stderr or done.stdout).strip()
+            raise PartError(f"choreo {' '.join(arguments)} failed: {said}") from None
+
+    def load_stock(self, file: Path) -> subprocess.CompletedProcess[str]:
+        """Load the opening stock; give what the service said."""
+        return subprocess.run(
+            self._command("services.inventory", "stock", str(file)),
+            **self._settings(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def log(self, name: str) -> str:
+        """Give the last lines that a part wrote."""
+        try:
+            text = (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-LOG_LINES_SHOWN:])
+
+    def _start(
+        self, name: str, module: str, *arguments: str, stdout: int | None = None
+    ) -> subprocess.Popen[str]:
+        with (self.folder / f"{name}.log").open("a", encoding="utf-8") as log:
+            part = subprocess.Popen(
+                self._command(module, *arguments),
+                **self._settings(),
+                stdin=subprocess.DEVNULL,
+                stdout=log if stdout is None else stdout,
+                stderr=log,
+                text=True,
+            )
+        self.running[name] = part
+        return part
+
+    @staticmethod
+    def _command(module: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", module, *arguments]
+
+    def _settings(self) -> dict[str, Any]:
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        environment = {
+            **os.environ,
+            "CHOREO_BROKER": f"sqlite:///{self.folder.resolve() / 'choreo.db'}",
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            **self.environment,
+        }
+        return {"cwd": ROOT, "env": environment}
