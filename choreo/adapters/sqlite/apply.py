@@ -1,0 +1,378 @@
+"""Plans, written: in bulk where they are plain, one by one where something decides.
+
+A plan is plain when it settles a delivery that has no row yet, and publishes. Of plain
+plans a group writes all inbox rows and all records with a few statements; only when a row
+turns out to exist are they written one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from choreo.adapters.sqlite.bulk import insert_rows
+from choreo.adapters.sqlite.log import Log
+from choreo.adapters.sqlite.seen import seen_of, stale
+from choreo.adapters.sqlite.tx import SqliteTx, driven
+from choreo.events import Record
+from choreo.plan import (
+    CancelTimer,
+    Change,
+    Gate,
+    Memo,
+    Plan,
+    Publish,
+    Remember,
+    SaveState,
+    SetTimer,
+    Settle,
+    Status,
+)
+from choreo.ports import Applied
+
+__all__ = ["ApplyWork"]
+
+INBOX = "INSERT INTO inbox (handler, subject, status, hash, topic, partition, offset)"
+INBOX_COLUMNS = 7
+INBOX_FULL = (
+    "INSERT INTO inbox (handler, subject, status, hash, topic, partition, offset,"
+    " run, attempt, due, chain, record, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT DO NOTHING"
+)
+SECTIONS_S = 0.003
+"""No new Tx section begins in a transaction after this long."""
+
+
+class _Lost(Exception):  # noqa: N818 - an outcome, not an error
+    def __init__(self, applied: Applied) -> None:
+        super().__init__(applied)
+        self.applied = applied
+
+
+class ApplyWork:
+    """One call of `apply`: its plans, and the answer to each."""
+
+    def __init__(
+        self,
+        log: Log,
+        names: Mapping[str, int],
+        plans: Sequence[Plan],
+        done: asyncio.Future[list[Applied | BaseException]],
+    ) -> None:
+        """Sort the plans and make the rows of the plain ones, on the loop."""
+        self.weight = max(len(plans), 1)
+        self._log = log
+        self._names = names
+        self._plans = plans
+        self._done = done
+        self._results: list[Applied | BaseException | None] = [None] * len(plans)
+        self._records: list[Record] = []
+        self._first = 0
+        self._rest: list[int] = []
+        self._settled: set[tuple[str, bytes]] = set()
+        self._sort()
+
+    def _sort(self) -> None:
+        plain: list[int] = []
+        other: list[int] = []
+        settles: list[Settle] = []
+        records: list[Record] = []
+        for index, plan in enumerate(self._plans):
+            if plan.section is None and is_plain(plan.changes):
+                plain.append(index)
+                settles.append(plan.changes[0])  # type: ignore[arg-type]
+                for change in plan.changes[1:]:
+                    records.append(change.record)  # type: ignore[union-attr]  # noqa: PERF401
+            else:
+                other.append(index)
+        self._plain = plain
+        self._other = other
+        self._plain_records = records
+        self._inbox_rows = self._settle_rows(settles)
+        self._log_rows = self._log.rows(records)
+
+    def _settle_rows(self, settles: Sequence[Settle]) -> list[Any]:
+        names = self._names
+        values: list[Any] = []
+        for settle in settles:
+            topic, partition, offset = settle.source
+            values += (
+                names[settle.handler], settle.subject, settle.status, settle.payload_hash,
+                topic, partition, offset,
+            )  # fmt: skip
+        return values
+
+    # ── in the writer's thread ───────────────────────────────────────────────────────────
+
+    def perform(self, connection: sqlite3.Connection) -> None:
+        self._drop_stale(connection)
+        plain = [index for index in self._plain if self._results[index] is None]
+        one_by_one = [index for index in self._other if self._results[index] is None]
+        if plain and (len(plain) < len(self._plain) or not self._bulk(connection, plain)):
+            one_by_one = sorted([*plain, *one_by_one])
+        sections = [index for index in one_by_one if self._plans[index].section is not None]
+        for index in one_by_one:
+            if self._plans[index].section is None:
+                self._guarded(connection, index, self._write_plan)
+        self._sections(connection, sections)
+
+    def _drop_stale(self, connection: sqlite3.Connection) -> None:
+        checked: dict[int, frozenset[Any]] = {}
+        for index, plan in enumerate(self._plans):
+            owned = plan.owned
+            if owned is None:
+                continue
+            if id(owned) not in checked:
+                checked[id(owned)] = stale(connection, owned)
+            if checked[id(owned)]:
+                self._results[index] = Applied.STALE
+
+    def _bulk(self, connection: sqlite3.Connection, plain: list[int]) -> bool:
+        connection.execute("SAVEPOINT bulk")
+        tail = "ON CONFLICT DO NOTHING"
+        changed, _ = insert_rows(connection, INBOX, INBOX_COLUMNS, self._inbox_rows, tail)
+        if changed != len(plain):
+            connection.execute("ROLLBACK TO bulk")
+            connection.execute("RELEASE bulk")
+            return False
+        self._append(connection, self._plain_records, self._log_rows)
+        connection.execute("RELEASE bulk")
+        for index in plain:
+            self._results[index] = Applied.DONE
+        return True
+
+    def _append(
+        self, connection: sqlite3.Connection, records: Sequence[Record], rows: Sequence[Any]
+    ) -> None:
+        if not records:
+            return
+        first = self._log.append(connection, rows)
+        if not self._records:
+            self._first = first
+        self._records += records
+
+    def _guarded(self, connection: sqlite3.Connection, index: int, write: Any) -> None:
+        """Write one plan: as a whole or not at all, whatever it does."""
+        connection.execute("SAVEPOINT plan")
+        before = len(self._records)
+        try:
+            write(connection, index)
+        except _Lost as lost:
+            result: Applied | BaseException = lost.applied
+        except BaseException as exc:  # noqa: BLE001 - stands in the plan's place
+            result = exc
+        else:
+            connection.execute("RELEASE plan")
+            self._results[index] = Applied.DONE
+            return
+        connection.execute("ROLLBACK TO plan")
+        connection.execute("RELEASE plan")
+        del self._records[before:]
+        self._results[index] = result
+
+    def _write_plan(self, connection: sqlite3.Connection, index: int) -> None:
+        self._write(connection, self._plans[index].changes)
+
+    def _write(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
+        published = []
+        for change in changes:
+            if type(change) is Publish:
+                published.append(change.record)
+            else:
+                self._change(connection, change)
+        self._append(connection, published, self._log.rows(published))
+
+    # ── Tx sections ──────────────────────────────────────────────────────────────────────
+
+    def _sections(self, connection: sqlite3.Connection, indexes: list[int]) -> None:
+        if not indexes:
+            return
+        wants = [self._plans[index].want for index in indexes]
+        seen = dict(zip(indexes, seen_of(connection, self._names, wants), strict=True))
+        last = time.perf_counter() + SECTIONS_S
+        plain: list[tuple[Change, ...]] = []
+
+        def run(connection: sqlite3.Connection, index: int) -> None:
+            plan = self._plans[index]
+            want = plan.want
+            before = seen[index]
+            if want.gates or want.state or (want.handler, want.subject) in self._settled:
+                (before,) = seen_of(connection, self._names, [want])
+            if before.status not in (None, Status.PARKED):
+                raise _Lost(Applied.DUPLICATE)
+            assert plan.section is not None
+            changes = driven(plan.section(SqliteTx(connection), before))
+            if is_plain(changes) and before.status is None:
+                plain.append(changes)
+            else:
+                self._write(connection, changes)
+            self._settled.add((want.handler, want.subject))
+
+        for index in indexes:
+            if time.perf_counter() > last:
+                self._rest.append(index)
+            else:
+                self._guarded(connection, index, run)
+        if plain:
+            rows = self._settle_rows([changes[0] for changes in plain])  # type: ignore[misc]
+            insert_rows(connection, INBOX, INBOX_COLUMNS, rows)
+            records = [change.record for changes in plain for change in changes[1:]]  # type: ignore[union-attr]
+            self._append(connection, records, self._log.rows(records))
+
+    # ── changes ──────────────────────────────────────────────────────────────────────────
+
+    def _change(self, connection: sqlite3.Connection, change: Change) -> None:
+        if isinstance(change, Settle):
+            self._settle(connection, change)
+        elif isinstance(change, Gate):
+            _write_gate(connection, change)
+        elif isinstance(change, SetTimer):
+            topic, partition, offset = change.source
+            connection.execute(
+                "INSERT OR REPLACE INTO timer VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (change.id, change.due, self._names[change.handler], change.payload,
+                 topic, partition, offset),
+            )  # fmt: skip
+        elif isinstance(change, CancelTimer):
+            _cancel_timer(connection, change)
+        elif isinstance(change, Remember):
+            _remember(connection, change)
+        elif isinstance(change, SaveState):
+            _save_state(connection, change)
+
+    def _settle(self, connection: sqlite3.Connection, change: Settle) -> None:
+        parked = change.parked
+        kept = (None,) * 6 if parked is None else tuple(parked)
+        handler = self._names[change.handler]
+        if change.seen is None:
+            cursor = connection.execute(
+                INBOX_FULL,
+                (handler, change.subject, change.status, change.payload_hash, *change.source,
+                 *kept),
+            )  # fmt: skip
+            if not cursor.rowcount and not change.spawn:
+                raise _Lost(Applied.DUPLICATE)
+            return
+        row = connection.execute(
+            "SELECT chain FROM inbox WHERE handler = ? AND subject = ? AND status = 1"
+            " AND run = ? AND attempt = ?",
+            (handler, change.subject, *change.seen),
+        ).fetchone()
+        if row is None:
+            raise _Lost(Applied.DUPLICATE)
+        connection.execute(
+            "UPDATE inbox SET status = ?, run = ?, attempt = ?, due = ?, chain = ?, record = ?,"
+            " error = ? WHERE handler = ? AND subject = ?",
+            (change.status, *kept, handler, change.subject),
+        )
+        if change.status is not Status.PARKED and row[0]:
+            _release_next(connection, handler, row[0])
+
+    # ── in the loop again ────────────────────────────────────────────────────────────────
+
+    def finish(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._results = [error] * len(self._plans)
+        else:
+            self._log.appended(self._records, self._first)
+            if self._rest:
+                self._go_on()
+                return
+        if not self._done.done():
+            self._done.set_result(self._results)  # type: ignore[arg-type]
+
+    def _go_on(self) -> None:
+        """Run the sections for which there was no time in a transaction of their own."""
+        rest = self._rest
+        done: asyncio.Future[list[Applied | BaseException]] = self._done.get_loop().create_future()
+        plans = [self._plans[index] for index in rest]
+
+        def merge(answered: asyncio.Future[list[Applied | BaseException]]) -> None:
+            for index, result in zip(rest, answered.result(), strict=True):
+                self._results[index] = result
+            if not self._done.done():
+                self._done.set_result(self._results)  # type: ignore[arg-type]
+
+        done.add_done_callback(merge)
+        self._log.database.submit(ApplyWork(self._log, self._names, plans, done))
+
+
+def is_plain(changes: Sequence[Change]) -> bool:
+    """Tell whether this settles a delivery without a row, publishes, and does nothing else."""
+    if not changes:
+        return False
+    first = changes[0]
+    if type(first) is not Settle or first.seen is not None or first.parked or first.spawn:
+        return False
+    return all(type(change) is Publish for change in changes[1:])
+
+
+def _release_next(connection: sqlite3.Connection, handler: int, chain: str) -> None:
+    """Let the delivery that waits next in this chain run."""
+    connection.execute(
+        "UPDATE inbox SET due = 0 WHERE handler = ?1 AND subject = ("
+        " SELECT subject FROM inbox WHERE handler = ?1 AND chain = ?2 AND status = 1"
+        " ORDER BY offset LIMIT 1) AND due IS NULL",
+        (handler, chain),
+    )
+
+
+def _write_gate(connection: sqlite3.Connection, change: Gate) -> None:
+    if change.seq:
+        cursor = connection.execute(
+            "UPDATE gate SET seq = seq + 1, closed = ?, members = ?"
+            " WHERE kind = ? AND name = ? AND scope = ? AND seq = ?",
+            (change.closed, change.members, *change.key, change.seq),
+        )
+    else:
+        cursor = connection.execute(
+            "INSERT INTO gate VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO NOTHING",
+            (*change.key, change.closed, change.members),
+        )
+    if not cursor.rowcount:
+        raise _Lost(Applied.CONFLICT)
+
+
+def _cancel_timer(connection: sqlite3.Connection, change: CancelTimer) -> None:
+    if change.due is None:
+        connection.execute("DELETE FROM timer WHERE id = ?", (change.id,))
+        return
+    cursor = connection.execute(
+        "DELETE FROM timer WHERE id = ? AND due = ?", (change.id, change.due)
+    )
+    if not cursor.rowcount:
+        raise _Lost(Applied.DUPLICATE)
+
+
+def _remember(connection: sqlite3.Connection, change: Remember) -> None:
+    if change.state is Memo.RESULT:
+        # The first result wins, whoever had the intent.
+        unless = "state <> 2"
+    else:
+        unless = "state = 0" if change.state is Memo.INTENT else "state = 1"
+    cursor = connection.execute(
+        "INSERT INTO memo VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        f" SET state = excluded.state, result = excluded.result WHERE {unless}",
+        (change.subject, change.name, change.state, change.result),
+    )
+    if not cursor.rowcount and change.state is Memo.RESULT:
+        raise _Lost(Applied.CONFLICT)
+
+
+def _save_state(connection: sqlite3.Connection, change: SaveState) -> None:
+    if change.version:
+        cursor = connection.execute(
+            "UPDATE state SET version = version + 1, value = ?"
+            " WHERE type = ? AND key = ? AND version = ?",
+            (change.value, change.type, change.key, change.version),
+        )
+    else:
+        cursor = connection.execute(
+            "INSERT INTO state VALUES (?, ?, 1, ?) ON CONFLICT DO NOTHING",
+            (change.type, change.key, change.value),
+        )
+    if not cursor.rowcount:
+        raise _Lost(Applied.CONFLICT)

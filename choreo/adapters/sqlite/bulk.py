@@ -1,0 +1,50 @@
+"""Many rows in one statement, without preparing a new statement for every number of rows."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+__all__ = ["insert_rows", "select_rows"]
+
+SIZES = (256, 64, 16, 4, 1)
+
+
+@lru_cache(maxsize=256)
+def _sql(head: str, columns: int, rows: int, tail: str) -> str:
+    row = "(" + ",".join("?" * columns) + ")"
+    return f"{head} VALUES {','.join([row] * rows)} {tail}"
+
+
+def _pieces(rows: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    for size in SIZES:
+        while rows - start >= size:
+            yield start, size
+            start += size
+
+
+def insert_rows(
+    connection: sqlite3.Connection, head: str, columns: int, values: Sequence[Any], tail: str = ""
+) -> tuple[int, int]:
+    """Insert `values` (row after row); give how many rows changed, and the last row id."""
+    changed = last = 0
+    for start, size in _pieces(len(values) // columns):
+        piece = values[start * columns : (start + size) * columns]
+        cursor = connection.execute(_sql(head, columns, size, tail), piece)
+        changed += cursor.rowcount
+        last = cursor.lastrowid or last
+    return changed, last
+
+
+def select_rows(
+    connection: sqlite3.Connection, head: str, columns: int, values: Sequence[Any], tail: str = ")"
+) -> list[tuple[Any, ...]]:
+    """Select where a row value is IN the given ones; `head` ends with `IN (`."""
+    found: list[tuple[Any, ...]] = []
+    for start, size in _pieces(len(values) // columns):
+        piece = values[start * columns : (start + size) * columns]
+        found += connection.execute(_sql(head, columns, size, tail), piece).fetchall()
+    return found

@@ -1,0 +1,368 @@
+"""One SQLite file: one thread that writes, one that reads, and the group commit.
+
+What is asked for while a transaction runs is written together in the next one: the slower
+the disk, the larger the group. `synchronous=FULL`, so what is committed survives a power
+loss. A busy file is tried again every 0.2 ms: SQLite's own waiting is far slower (p99 27 ms
+against 3.7 ms, measured with two processes that write).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+from choreo.adapters.sqlite.schema import SCHEMA, VERSION
+from choreo.errors import BrokerClosedError, StoreError, StoreUnavailableError
+
+__all__ = ["Database", "Work", "last_position", "translated"]
+
+T = TypeVar("T")
+
+BUSY_RETRY_S = 0.0002
+BUSY_MAX_S = 30.0
+GROUP_WEIGHT_MAX = 256
+STATEMENTS_CACHED = 512
+CHECKPOINT_EVERY = 40
+MEMORY = ":memory:"
+
+
+class Work(Protocol):
+    """Something to do inside the next write transaction."""
+
+    weight: int
+
+    def perform(self, connection: sqlite3.Connection) -> None:
+        """Do it, in the writer's thread. An exception undoes this work alone."""
+        ...
+
+    def finish(self, error: BaseException | None) -> None:
+        """Hear, in the loop, that it is committed, or why it is not."""
+        ...
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Turn sqlite3's errors into choreo's; the one place where that happens."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise _translate(exc, path) from exc
+
+
+def _translate(error: sqlite3.Error, path: str) -> StoreError:
+    text = str(error)
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        fix = "restore the file from a copy, or move it away to begin anew"
+        return StoreError(f"the file is damaged: {text}", code="CH4003", fix=fix, file=path)
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        fix = "make the file and its folder writable for this user, or name another"
+        return StoreError(f"can not be written: {text}", code="CH4004", fix=fix, file=path)
+    if code in (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+    ):
+        return StoreUnavailableError(text, fix="free the disk or end what holds it", file=path)
+    return StoreError(text, fix="this statement is wrong for SQLite", file=path)
+
+
+class Database:
+    """The file. `path` may be `:memory:`, for tests: then one connection does everything."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Remember where; nothing is opened before the first use."""
+        self.path = str(path)
+        self.memory = self.path == MEMORY
+        self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self._reads: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opening: asyncio.Future[None] | None = None
+        self._users = 0
+        self.closed = False
+        self.busy = 0
+        self.own_end = 0  # the end of the log when this process last committed
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────
+
+    async def open(self) -> None:
+        """Open the file, make its tables. Safe to call again, and at once from two tasks.
+
+        Raises StoreError: CH4003 damaged, CH4004 not writable, CH4005 of a newer version.
+        """
+        if self.closed:
+            raise BrokerClosedError("used after close", fix="make a new one", file=self.path)
+        if self._opening is None:
+            self._loop = asyncio.get_running_loop()
+            self._opening = self._loop.create_future()
+            opened = self._opening
+            self._start("writer", lambda: self._write_forever(opened))
+        await asyncio.shield(self._opening)
+
+    def _start(self, what: str, run: Callable[[], None]) -> None:
+        thread = threading.Thread(target=run, name=f"choreo-sqlite-{what}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def hold(self) -> None:
+        """Count one more user; the file is closed when the last one closes."""
+        self._users += 1
+
+    async def close(self) -> None:
+        """Let go; the last user's close writes what was asked for and ends the threads."""
+        self._users -= 1
+        if self._users > 0 or self.closed:
+            return
+        self.closed = True
+        self._queue.put(None)
+        self._reads.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+    def connect(self) -> sqlite3.Connection:
+        """Open a connection of our own settings."""
+        if not self.memory:
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self.path,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=STATEMENTS_CACHED,
+        )
+        retried(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA cache_size=-65536")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise StoreError(
+                f"the file has version {version}, this choreo knows up to {VERSION}",
+                code="CH4005",
+                fix="install the newer choreo that wrote it",
+                file=self.path,
+            )
+        if version == VERSION:
+            return
+        retried(lambda: connection.execute("BEGIN IMMEDIATE"))
+        for statement in SCHEMA.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute("COMMIT")
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────
+
+    def submit(self, work: Work) -> None:
+        """Add work to the next transaction."""
+        if self.closed:
+            raise BrokerClosedError("used after close", fix="make a new one", file=self.path)
+        self.busy += 1
+        self._queue.put(work)
+
+    async def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `fn` inside the next transaction; give its result once that is committed."""
+        await self.open()
+        work = _Call(fn, asyncio.get_running_loop().create_future())
+        self.submit(work)
+        return await work.done  # type: ignore[no-any-return]
+
+    def _write_forever(self, opened: asyncio.Future[None]) -> None:
+        assert self._loop is not None
+        try:
+            with translated(self.path):
+                connection = self.connect()
+                self._prepare(connection)
+                reader = connection if self.memory else self.connect()
+        except BaseException as exc:  # noqa: BLE001 - handed over to whoever opens
+            self._hand_over(lambda error=exc: opened.set_exception(error))  # type: ignore[misc]
+            return
+        if self.memory:
+            self._reads = _Inline(self)  # type: ignore[assignment]
+        else:
+            self._start("reader", lambda: self._read_forever(reader))
+        self._connection = connection
+        self._reader = reader
+        self._hand_over(lambda: opened.done() or opened.set_result(None))
+        waiting: deque[Work] = deque()
+        more = True
+        while more:
+            group, more = self._next_group(waiting)
+            if group:
+                self._write_group(connection, group)
+        connection.close()
+
+    def _next_group(self, waiting: deque[Work]) -> tuple[list[Work], bool]:
+        """Take what waits, up to a group's weight; wait for the first."""
+        group: list[Work] = []
+        weight = 0
+        while True:
+            if waiting:
+                work: Work | None = waiting.popleft()
+            elif group and self._queue.empty():
+                return group, True
+            else:
+                work = self._queue.get()
+            if work is None:
+                return group, False
+            if group and weight + work.weight > GROUP_WEIGHT_MAX:
+                waiting.appendleft(work)
+                return group, True
+            group.append(work)
+            weight += work.weight
+
+    def _write_group(self, connection: sqlite3.Connection, group: list[Work]) -> None:
+        outcomes: list[BaseException | None] = []
+        try:
+            with translated(self.path):
+                retried(lambda: connection.execute("BEGIN IMMEDIATE"))
+                for work in group:
+                    outcomes.append(self._perform(connection, work))
+                own_end = last_position(connection)
+                retried(lambda: connection.execute("COMMIT"))
+                self.own_end = own_end
+        except BaseException as exc:  # noqa: BLE001 - told to everyone who waits
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            outcomes = [exc] * len(group)
+        self._hand_over(lambda: self._finish(group, outcomes))
+
+    def _perform(self, connection: sqlite3.Connection, work: Work) -> BaseException | None:
+        connection.execute("SAVEPOINT work")
+        try:
+            with translated(self.path):
+                work.perform(connection)
+        except BaseException as exc:
+            if isinstance(exc, StoreUnavailableError):
+                raise
+            connection.execute("ROLLBACK TO work")
+            connection.execute("RELEASE work")
+            return exc
+        connection.execute("RELEASE work")
+        return None
+
+    def _finish(self, group: list[Work], outcomes: list[BaseException | None]) -> None:
+        self.busy -= len(group)
+        for work, error in zip(group, outcomes, strict=True):
+            work.finish(error)
+
+    def _hand_over(self, fn: Callable[[], object]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(fn)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────
+
+    async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `fn` on the reading connection; it sees what is committed."""
+        await self.open()
+        if self.closed:
+            raise BrokerClosedError("used after close", fix="make a new one", file=self.path)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self.busy += 1
+
+        def ended(result: Any, error: BaseException | None) -> None:
+            self.busy -= 1
+            _resolve(done, result, error)
+
+        def run() -> None:
+            try:
+                with translated(self.path):
+                    result = fn(self._reader)
+            except BaseException as exc:  # noqa: BLE001 - handed over to who asked
+                self._hand_over(lambda error=exc: ended(None, error))  # type: ignore[misc]
+            else:
+                self._hand_over(lambda: ended(result, None))
+
+        self._reads.put(run)
+        return await done
+
+    def _read_forever(self, connection: sqlite3.Connection) -> None:
+        while (run := self._reads.get()) is not None:
+            run()
+        connection.close()
+
+
+def last_position(connection: sqlite3.Connection) -> int:
+    """Give the position of the log's last record; 0 in an empty log."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'log'").fetchone()
+    return row[0] if row else 0
+
+
+class _Inline:
+    """Reads of a database in memory: they take their turn with the writes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, run: Callable[[], None] | None) -> None:
+        if run is not None:
+            self._database.busy += 1
+            self._database._queue.put(_Read(run))  # noqa: SLF001 - one piece with Database
+
+
+class _Read:
+    weight = 1
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._run = run
+
+    def perform(self, connection: sqlite3.Connection) -> None:
+        del connection
+        self._run()
+
+    def finish(self, error: BaseException | None) -> None:
+        del error
+
+
+class _Call:
+    weight = 1
+
+    def __init__(self, fn: Callable[[sqlite3.Connection], Any], done: asyncio.Future[Any]) -> None:
+        self._fn = fn
+        self.done = done
+        self._result: Any = None
+
+    def perform(self, connection: sqlite3.Connection) -> None:
+        self._result = self._fn(connection)
+
+    def finish(self, error: BaseException | None) -> None:
+        _resolve(self.done, self._result, error)
+
+
+def _resolve(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if done.done():  # whoever waited was cancelled
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
+
+
+def retried(fn: Callable[[], T]) -> T:
+    """Call until the file is not busy, every 0.2 ms, for at most half a minute."""
+    last = time.monotonic() + BUSY_MAX_S
+    while True:
+        try:
+            return fn()
+        except sqlite3.OperationalError as exc:
+            code = (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF
+            if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > last:
+                raise
+        time.sleep(BUSY_RETRY_S)

@@ -1,0 +1,100 @@
+"""Tables of the embedded deployment: the log and the store, in one file."""
+
+from __future__ import annotations
+
+__all__ = ["SCHEMA", "VERSION"]
+
+VERSION = 1
+"""Kept in the file as `PRAGMA user_version`."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS name (
+    id   INTEGER PRIMARY KEY,
+    text TEXT NOT NULL UNIQUE           -- of a handler or a mark
+);
+CREATE TABLE IF NOT EXISTS topic (
+    id         INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    partitions INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS log (
+    position  INTEGER PRIMARY KEY AUTOINCREMENT,  -- also the offset within its partition
+    topic     INTEGER NOT NULL,
+    partition INTEGER NOT NULL,
+    key       BLOB,
+    headers   TEXT NOT NULL,
+    value     BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS position (
+    grp       TEXT NOT NULL,
+    topic     TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    offset    INTEGER NOT NULL,                   -- to read next
+    PRIMARY KEY (grp, topic, partition)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS owner (
+    grp       TEXT NOT NULL,
+    topic     TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    epoch     INTEGER NOT NULL,
+    holder    TEXT NOT NULL,                      -- pid and its start time, or empty
+    PRIMARY KEY (grp, topic, partition)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS inbox (
+    handler   INTEGER NOT NULL,
+    subject   BLOB NOT NULL,                      -- 16 bytes
+    status    INTEGER NOT NULL,                   -- 1 parked, 2 done, 3 dead, 4 void
+    hash      BLOB NOT NULL,
+    topic     TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    offset    INTEGER NOT NULL,
+    run       INTEGER,
+    attempt   INTEGER,
+    due       REAL,
+    chain     TEXT,
+    record    BLOB,
+    error     TEXT,
+    PRIMARY KEY (handler, subject)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS inbox_due ON inbox (due) WHERE status = 1 AND due IS NOT NULL;
+CREATE INDEX IF NOT EXISTS inbox_chain ON inbox (handler, chain, offset) WHERE status = 1;
+CREATE TABLE IF NOT EXISTS gate (
+    kind    TEXT NOT NULL,
+    name    TEXT NOT NULL,
+    scope   TEXT NOT NULL,
+    seq     INTEGER NOT NULL,
+    closed  INTEGER NOT NULL,
+    members BLOB NOT NULL,
+    PRIMARY KEY (kind, name, scope)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS timer (
+    id        BLOB PRIMARY KEY,
+    due       REAL NOT NULL,
+    handler   INTEGER NOT NULL,
+    payload   BLOB NOT NULL,
+    topic     TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    offset    INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS timer_due ON timer (due);
+CREATE TABLE IF NOT EXISTS state (
+    type    TEXT NOT NULL,
+    key     TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    value   BLOB NOT NULL,
+    PRIMARY KEY (type, key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS memo (
+    subject BLOB NOT NULL,
+    name    TEXT NOT NULL,                        -- handler/name of the call
+    state   INTEGER NOT NULL,                     -- 0 closed, 1 intent, 2 result
+    result  BLOB NOT NULL,
+    PRIMARY KEY (subject, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS migration (
+    service TEXT NOT NULL,
+    file    TEXT NOT NULL,
+    sha1    TEXT NOT NULL,
+    PRIMARY KEY (service, file)
+) WITHOUT ROWID;
+"""

@@ -1,0 +1,160 @@
+"""The Store of the embedded deployment: what a step's commit writes is the publish, too."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from choreo.adapters.sqlite.apply import ApplyWork
+from choreo.adapters.sqlite.log import Log
+from choreo.adapters.sqlite.seen import (
+    Session,
+    due_of,
+    due_rows,
+    holder_name,
+    let_go,
+    seen_of,
+    take_over,
+)
+from choreo.errors import BrokerClosedError
+from choreo.events import Partition
+from choreo.plan import Owned, Plan, Publish, SetTimer, Settle
+from choreo.ports import Applied, Clock, Due, Seen, StoreTraits, Tx, Want
+
+__all__ = ["SqliteStore"]
+
+
+class SqliteStore:
+    """The tables of a store, in the same file as the log."""
+
+    def __init__(self, log: Log, *, clock: Clock) -> None:
+        """Share the log of a broker; `clock` says what is due."""
+        self._log = log
+        self._database = log.database
+        self._database.hold()
+        self._clock = clock
+        self._names: dict[str, int] = {}
+        self._texts: dict[int, str] = {}
+        self._owned: list[Owned] = []
+        self._closed = False
+
+    @property
+    def traits(self) -> StoreTraits:
+        return StoreTraits(durable=not self._database.memory, publishes=True)
+
+    # ── ownership ────────────────────────────────────────────────────────────────────────
+
+    async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
+        self._check()
+        await self._log.open()
+        holder = holder_name()
+        owned = await self._write(lambda c: take_over(c, group, holder, partitions))
+        self._owned.append(owned)
+        return owned
+
+    # ── seeing ───────────────────────────────────────────────────────────────────────────
+
+    async def load(self, wants: Sequence[Want]) -> Sequence[Seen]:
+        self._check()
+        await self._learn({want.handler for want in wants})
+        names = self._names
+        return await self._database.read(lambda c: seen_of(c, names, wants))
+
+    async def due(
+        self, owned: Owned, *, skip: Collection[bytes], most: int
+    ) -> tuple[Sequence[Due], float | None]:
+        self._check()
+        now = self._clock.now()
+        found, after = await self._database.read(
+            lambda c: due_rows(c, owned, now, most + len(skip))
+        )
+        unknown = [row[0] for row in found if row[0] not in self._texts]
+        if unknown:
+            await self._refresh_names()
+        rows = [due_of(self._texts[row[0]], row) for row in found if row[1] not in skip]
+        return rows[:most], (now if len(rows) > most else after)
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────
+
+    async def apply(self, plans: Sequence[Plan]) -> Sequence[Applied | BaseException]:
+        self._check()
+        await self._log.open()
+        await self._prepare(plans)
+        done: asyncio.Future[list[Applied | BaseException]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._database.submit(ApplyWork(self._log, self._names, plans, done))
+        return await done
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Tx]:
+        self._check()
+        await self._log.open()
+        session = Session(asyncio.get_running_loop())
+        self._database.submit(session)
+        try:
+            yield session
+        except BaseException:
+            session.end(rollback=True)
+            raise
+        session.end(rollback=False)
+        await session.done
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        if self._owned and not self._database.closed:
+            await self._write(lambda c: let_go(c, self._owned))
+        self._closed = True
+        await self._database.close()
+
+    # ── names ────────────────────────────────────────────────────────────────────────────
+
+    async def _prepare(self, plans: Sequence[Plan]) -> None:
+        """Learn the numbers of handlers and topics that these plans name."""
+        names, topics = self._names, self._log.topics
+        unknown: set[str] = set()
+        for plan in plans:
+            for change in plan.changes:
+                kind = type(change)
+                if kind is Settle or kind is SetTimer:
+                    if change.handler not in names:  # type: ignore[union-attr]
+                        unknown.add(change.handler)  # type: ignore[union-attr]
+                elif kind is Publish and change.record.topic not in topics:  # type: ignore[union-attr]
+                    await self._log.refresh()
+            if plan.want is not None and plan.want.handler not in names:
+                unknown.add(plan.want.handler)
+        await self._learn(unknown)
+
+    async def _learn(self, names: Collection[str]) -> None:
+        unknown = [name for name in names if name not in self._names]
+        if not unknown:
+            return
+
+        def add(connection: sqlite3.Connection) -> None:
+            connection.executemany(
+                "INSERT INTO name (text) VALUES (?) ON CONFLICT DO NOTHING",
+                [(name,) for name in unknown],
+            )
+
+        await self._write(add)
+        await self._refresh_names()
+
+    async def _refresh_names(self) -> None:
+        rows = await self._database.read(
+            lambda c: c.execute("SELECT id, text FROM name").fetchall()
+        )
+        self._names.update({text: number for number, text in rows})
+        self._texts.update(dict(rows))
+
+    async def _write(self, fn: Any) -> Any:
+        return await self._database.write(fn)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise BrokerClosedError(
+                "used after close", fix="make a new store", file=self._database.path
+            )

@@ -1,0 +1,86 @@
+"""A Tx on the writer's connection: each statement runs at once, nothing is waited for."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from choreo.errors import StoreError, TxOpenError
+from choreo.ports import Row
+
+__all__ = ["SqliteTx", "driven"]
+
+STEERING = frozenset(("begin", "commit", "end", "rollback", "savepoint", "release"))
+
+
+class SqliteTx:
+    """What a handler's statements run on, inside the group's transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Use this connection, in its thread only."""
+        self._connection = connection
+
+    async def execute(self, sql: str, *values: object) -> int:
+        return max(self._run(sql, values).rowcount, 0)
+
+    async def fetch(self, sql: str, *values: object) -> list[Row]:
+        cursor = self._run(sql, values)
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    async def fetchval(self, sql: str, *values: object) -> Any:
+        row = self._run(sql, values).fetchone()
+        return None if row is None else row[0]
+
+    def _run(self, sql: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+        if sql.split(None, 1)[0].lower() in STEERING:
+            raise StoreError(
+                "a Tx is begun and ended by the step, not by a statement",
+                code="CH4006",
+                fix="leave the statement out; raise to roll back",
+                statement=sql.split(None, 1)[0],
+            )
+        named = {str(number): plain(value) for number, value in enumerate(values, 1)}
+        return self._connection.execute(sql, named)
+
+
+def plain(value: object) -> object:
+    """Give a value as SQLite keeps it: Decimal, datetime and UUID as text."""
+    if value is None or isinstance(value, (int, float, str, bytes)):
+        return value
+    if isinstance(value, (Decimal, UUID)):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise StoreError(
+        f"a statement does not take a {type(value).__name__}",
+        code="CH4006",
+        fix="pass None, bool, int, float, str, bytes, Decimal, datetime or UUID",
+    )
+
+
+def driven(coroutine: Any) -> Any:
+    """Drive a coroutine that awaits nothing but its Tx to its end; give what it returns.
+
+    Raises TxOpenError, inside the coroutine too, when it waits for anything else.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    try:
+        coroutine.throw(_waited())
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise _waited()
+
+
+def _waited() -> Exception:
+    return TxOpenError(
+        "waited for something else while the Tx was open",
+        fix="after the first statement await tx only; make outside calls before it",
+    )
