@@ -24,6 +24,7 @@ __all__ = ["GuardContract"]
 
 KEY = GateKey("effects", "contract.undo", "flow/branch ✓")
 STATE = ("contract.Basket", "order ✓ 1")
+CHARGE = f"{HANDLER}/charge"
 
 
 class GuardContract:
@@ -172,7 +173,7 @@ class GuardContract:
                 (Memo.CLOSED, b"", (Memo.RESULT, b"first")),
             )
             for memo, result, stands in steps:
-                written = await place.apply(owned, Remember(subject(1), "charge", memo, result))
+                written = await place.apply(owned, Remember(subject(1), CHARGE, memo, result))
                 assert written in (Applied.DONE, Applied.CONFLICT)
                 assert await memos(place) == {"charge": stands}
 
@@ -183,19 +184,21 @@ class GuardContract:
             for memo, result in (
                 (Memo.INTENT, b""), (Memo.CLOSED, b""), (Memo.INTENT, b""), (Memo.RESULT, b"r"),
             ):  # fmt: skip
-                change = Remember(subject(1), "charge", memo, result)
+                change = Remember(subject(1), CHARGE, memo, result)
                 assert await place.apply(owned, change) is Applied.DONE
                 assert (await memos(place))["charge"] == (memo, result)
 
-    async def test_memos_are_of_a_subject_and_a_name(self, make: MakePlace) -> None:
-        """Only those of the subject are loaded, and only when they are wanted."""
+    async def test_memos_are_of_a_subject_and_a_handler(self, make: MakePlace) -> None:
+        """Written as "handler/name", loaded by name for that handler, and only when wanted."""
         async with opened(make) as place:
             owned = await place.own()
-            for number, name in ((1, "charge"), (1, "ship ✓"), (2, "charge")):
+            for number, name in (
+                (1, CHARGE), (1, f"{HANDLER}/ship ✓/now"), (1, f"{HANDLER}.other/x"), (2, CHARGE),
+            ):  # fmt: skip
                 change = Remember(subject(number), name, Memo.RESULT, f"{number}{name}".encode())
                 await place.apply(owned, change)
-            assert set(await memos(place)) == {"charge", "ship ✓"}
-            assert (await memos(place, 2))["charge"] == (Memo.RESULT, b"2charge")
+            assert set(await memos(place)) == {"charge", "ship ✓/now"}
+            assert (await memos(place, 2))["charge"] == (Memo.RESULT, f"2{CHARGE}".encode())
             assert not (await place.look(want(1))).memos
 
     async def test_an_intent_outlives_a_stop(self, make: MakePlace) -> None:
@@ -203,7 +206,7 @@ class GuardContract:
         async with opened(make) as place:
             reopenable(place)
             owned = await place.own()
-            await place.apply(owned, Remember(subject(1), "charge", Memo.INTENT, b""))
+            await place.apply(owned, Remember(subject(1), CHARGE, Memo.INTENT, b""))
             await place.apply(
                 owned, Gate(KEY, 0, closed=True, members=b"m"), SaveState(*STATE, 0, b"s")
             )

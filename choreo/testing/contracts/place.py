@@ -20,6 +20,7 @@ __all__ = [
     "due",
     "opened",
     "parked",
+    "partitioned",
     "publish",
     "published",
     "reopenable",
@@ -31,8 +32,8 @@ __all__ = [
 ]
 
 TOPIC = Topic("contract.orders", 4)
-HANDLER = "contract.take"
 GROUP = "contract"
+HANDLER = f"{GROUP}.take"
 HERE = Partition(TOPIC.name, 0)
 
 
@@ -87,6 +88,16 @@ def reopenable(place: Place) -> None:
     """Skip a test that opens its place more than once, where nothing is durable."""
     if not place.store.traits.durable:
         raise unittest.SkipTest("what is not durable is another place each time")
+
+
+def partitioned(place: Place) -> None:
+    """Skip a test of a group that several processes share, where one owns it whole.
+
+    That is the store's trait `partitioned`; a store without it gives all rows of a group,
+    also those of partitions that are no more, to the one process that has the group.
+    """
+    if not getattr(place.store.traits, "partitioned", False):
+        raise unittest.SkipTest("one process owns a group as a whole")
 
 
 def subject(number: int) -> bytes:

@@ -120,7 +120,7 @@ class SectionContract:
             assert await rows(place) == [(0, "0", sum(range(41)))]
 
     async def test_a_section_of_a_settled_delivery_does_not_run(self, make: MakePlace) -> None:
-        """Nor one of a stale owner, nor one whose parked row is another by now."""
+        """Nor one of an owner that is none any more."""
         async with opened(make) as place:
             former = await prepared(place)
             ran: list[int] = []
@@ -294,8 +294,8 @@ class SectionContract:
                     raise Wrong
             assert await rows(place) == [(1, "kept", 1)]
 
-    async def test_a_transaction_may_do_other_things(self, make: MakePlace) -> None:
-        """It is no section: its owner may await what he likes, and steps go on meanwhile."""
+    async def test_a_transaction_may_wait_for_other_things(self, make: MakePlace) -> None:
+        """It is no section: its owner may await what he likes in it."""
         async with opened(make) as place:
             owned = await prepared(place)
             async with asyncio.timeout(20), place.store.transaction() as tx:

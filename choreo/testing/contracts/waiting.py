@@ -11,6 +11,7 @@ from choreo.testing.contracts.place import (
     due,
     opened,
     parked,
+    partitioned,
     publish,
     published,
     reopenable,
@@ -23,6 +24,7 @@ from choreo.testing.contracts.place import (
 
 __all__ = ["WaitingContract"]
 
+OTHER = "contract.other"
 P, DONE, DEAD, VOID = Status.PARKED, Status.DONE, Status.DEAD, Status.VOID
 
 
@@ -115,17 +117,35 @@ class WaitingContract:
             assert after == now + 100
 
     async def test_only_the_owner_of_a_partition_is_given_its_rows(self, make: MakePlace) -> None:
-        """Parked rows and timers go with the partition that they came in by."""
+        """Parked rows, held chains, timers go with the partition that they came in by."""
         async with opened(make) as place:
+            partitioned(place)
             one, other = await place.own(0), await place.own(1, 2)
             now = place.clock.now()
             for number in (0, 1, 2):
                 at = source(number, partition=number)
                 owned = other if number else one
-                await place.apply(owned, settle(number, P, parked=parked(now), at=at))
+                kept = parked(now, chain=str(number))
+                await place.apply(owned, settle(number, P, parked=kept, at=at))
                 await place.apply(owned, SetTimer(subject(10 + number), now, HANDLER, b"", at))
             assert sorted(await due(place, one)) == [0, 10]
             assert sorted(await due(place, other)) == [1, 2, 11, 12]
+            assert set((await place.own(0)).held) == {(HANDLER, "0")}
+
+    async def test_only_the_group_is_given_its_rows(self, make: MakePlace) -> None:
+        """Handlers are named "group.handler": what waits for one of another group is not ours."""
+        async with opened(make) as place:
+            one, other = await place.own(), await place.own(group="contract2")
+            now = place.clock.now()
+            for number, handler in ((1, HANDLER), (2, "contract2.take"), (3, f"{HANDLER}!why")):
+                owned = other if handler.startswith("contract2") else one
+                kept = parked(now, chain=str(number))
+                await place.apply(owned, settle(number, P, parked=kept, handler=handler))
+                timer = SetTimer(subject(10 + number), now, handler, b"", source())
+                await place.apply(owned, timer)
+            assert sorted(await due(place, one)) == [1, 3, 11, 13]
+            assert sorted(await due(place, other)) == [2, 12]
+            assert set((await place.own(group="contract2")).held) == {("contract2.take", "2")}
 
     # ── chains ───────────────────────────────────────────────────────────────────────────
 
@@ -171,12 +191,12 @@ class WaitingContract:
         async with opened(make) as place:
             owned = await place.own()
             now = place.clock.now()
-            for number, chain, handler in ((1, "a", "x.h"), (2, "b", "x.h"), (3, "a", "x.other")):
+            for number, chain, handler in ((1, "a", HANDLER), (2, "b", HANDLER), (3, "a", OTHER)):
                 kept = parked(now, chain=chain)
                 await place.apply(owned, settle(number, P, parked=kept, handler=handler))
                 held = settle(number + 10, P, parked=parked(None, chain=chain), handler=handler)
                 await place.apply(owned, held)
-            await place.apply(owned, settle(1, seen=(0, 1), handler="x.h"))
+            await place.apply(owned, settle(1, seen=(0, 1)))
             assert sorted(await due(place, owned)) == [2, 3, 11]
 
     async def test_several_chains_go_on_in_one_group(self, make: MakePlace) -> None:
@@ -204,7 +224,6 @@ class WaitingContract:
             await place.apply(owned, settle(4, P, parked=parked(now, chain="done")))
             await place.apply(owned, settle(4, seen=(0, 1)))
             await place.apply(owned, settle(5, DEAD, parked=parked(None, chain="dead")))
-            assert set((await place.own(0)).held) == {(HANDLER, "a")}
             owned = await place.own()
             assert set(owned.held) == {(HANDLER, "a"), (HANDLER, "b")}
             assert sorted(await due(place, owned)) == [1, 3]
