@@ -92,7 +92,7 @@ class Shop:
             if part.stdout is not None:
                 part.stdout.close()
 
-    def ask(self, *arguments: str) -> Any:  # noqa: ANN401 - JSON, as it comes
+    def ask(self, *arguments: str) -> Any:
         """Run a verb of the command line with --json, and give what it says."""
         done = subprocess.run(
             self._command("choreo", *arguments, "--json"),

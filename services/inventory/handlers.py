@@ -1,6 +1,6 @@
 """What the inventory service does: every line of an order, or none."""
 
-from choreo import Failure, Retry, Service, Tx
+from choreo import Failure, HandlerError, Retry, Service, Tx
 from services.inventory.events import (
     Line,
     OrderAccepted,
@@ -99,4 +99,6 @@ async def _settle(order_id: str, status: str, tx: Tx) -> list[tuple[str, int]]:
         status,
         order_id,
     )
+    if not rows:
+        raise HandlerError("nothing is reserved for this order", order_id=order_id, wanted=status)
     return sorted((str(row["sku"]), int(row["quantity"])) for row in rows)

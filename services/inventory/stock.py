@@ -78,14 +78,14 @@ async def load(lines: list[Article | BadLine]) -> tuple[int, list[BadLine]]:
     articles = [line for line in lines if isinstance(line, Article)]
     async with transaction(inventory) as tx:
         for article in articles:
-            if not await _put(article, tx):
+            if not await put(article, tx):
                 reason = f"{article.units} is less than what is reserved and shipped by now"
                 bad.append(BadLine(article.line, "units", reason))
     bad.sort(key=lambda line: line.line)
     return len(lines) - len(bad), bad
 
 
-async def _put(article: Article, tx: Tx) -> int:
+async def put(article: Article, tx: Tx) -> int:
     """Write one article; give 0 when what is on hand would fall below nothing."""
     return await tx.execute(
         "INSERT INTO inventory_stock (sku, name, initial, on_hand, reserved, shipped) "
