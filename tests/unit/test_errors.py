@@ -42,7 +42,6 @@ def test_the_drawing_is_the_tree() -> None:
     assert {(name, base) for name, base, _ in drawn()} == real
 
 
-@pytest.mark.xfail(reason="two classes are drawn without their (transient)", strict=True)
 def test_the_drawing_says_what_is_transient() -> None:
     assert {name for name, _, transient in drawn() if transient} == {
         one.__name__ for one in classes() if one.transient

@@ -138,7 +138,6 @@ def test_an_annotation_that_is_no_event_is_refused(annotation: object) -> None:
     assert caught.value.fields["handler"] == "unit.handler"
 
 
-@pytest.mark.xfail(reason="its arguments are taken without a look", strict=True)
 def test_a_bare_list_of_old_is_refused() -> None:
     with pytest.raises(ConfigurationError):
         read(typing.List)  # noqa: UP006 - the old spelling
