@@ -39,9 +39,9 @@ class Run:
     """One demo. `bad` counts lines that were no orders or no stock."""
 
     shop: Shop
-    orders: Path
     console: Console
     bad: int = 0
+    placed: list[OrderPlaced] = field(default_factory=list)
     fed: set[str] = field(default_factory=set)
     flows: Flows = ()
     duration_s: float = 0.0
@@ -54,31 +54,34 @@ class Run:
         self.bad += len(done.stderr.splitlines())
         self._say(f"{done.stderr}{done.stdout}".strip())
 
-    async def feed(self) -> None:
-        """Publish every order and wait until all their flows have ended."""
-        lines = list(read(self.orders))
-        placed = [line for line in lines if isinstance(line, OrderPlaced)]
-        for line in lines:
+    def read(self, file: Path) -> None:
+        """Read the orders; name the lines that are none."""
+        for line in read(file):
             if isinstance(line, BadLine):
                 self.bad += 1
-                self._say(f"{self.orders}:{line.line}: {line.field}: {line.reason}")
+                self._say(f"{file}:{line.line}: {line.field}: {line.reason}")
+            else:
+                self.placed.append(line)
+
+    async def feed(self) -> None:
+        """Publish every order and wait until all their flows have ended."""
         begun = monotonic()
         columns = (TextColumn("{task.description:>7}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), console=self.console) as progress:
-            fed, ended = (progress.add_task(name, total=len(placed)) for name in ("fed", "ended"))
-            publishing = asyncio.create_task(self._publish(placed, progress, fed))
+            fed, ended = (
+                progress.add_task(name, total=len(self.placed)) for name in ("fed", "ended")
+            )
+            publishing = asyncio.create_task(self._publish(progress, fed))
             try:
                 await self._watch(publishing, progress, ended)
             finally:
                 publishing.cancel()
         self.duration_s = monotonic() - begun
 
-    async def _publish(
-        self, placed: Sequence[OrderPlaced], progress: Progress, bar: TaskID
-    ) -> None:
+    async def _publish(self, progress: Progress, bar: TaskID) -> None:
         async with App(folder=self.shop.folder) as app:
-            for start in range(0, len(placed), AT_ONCE):
-                some = placed[start : start + AT_ONCE]
+            for start in range(0, len(self.placed), AT_ONCE):
+                some = self.placed[start : start + AT_ONCE]
                 calls = (app.publish(order, id=order.order_id) for order in some)
                 self.fed.update(await asyncio.gather(*calls))
                 progress.update(bar, completed=len(self.fed))
@@ -163,7 +166,8 @@ def main(
         if orders is None or stock is None:
             made_orders, made_stock = write(folder, count, seed)
             orders, stock = orders or made_orders, stock or made_stock
-        run = Run(shop, orders, console)
+        run = Run(shop, console)
+        run.read(orders)
         run.stock(stock.absolute())
         shop.start_provider(seed=seed)
         shop.start_services()

@@ -50,6 +50,10 @@ class Shop:
         """Start services, together in one process."""
         self._start(name, "choreo", "run", *modules)
 
+    def start_alone(self, module: str, name: str = "") -> None:
+        """Start one service by itself, as `python -m` does."""
+        self._start(name or module.rpartition(".")[2], module)
+
     def start_tracker(self) -> None:
         """Start what makes flows visible."""
         self._start("tracker", "choreo", "tracker")
