@@ -1,5 +1,6 @@
 """choreo: event-driven choreography with what only orchestrators had, and no orchestrator."""
 
+from choreo.app import App, run, transaction
 from choreo.context import Context, Failure, State
 from choreo.errors import (
     ChoreoError,
@@ -16,6 +17,7 @@ from choreo.service import After, Cancel, Flow, Service
 
 __all__ = [
     "After",
+    "App",
     "Cancel",
     "ChoreoError",
     "ConfigurationError",
@@ -32,4 +34,6 @@ __all__ = [
     "Service",
     "State",
     "Tx",
+    "run",
+    "transaction",
 ]

@@ -111,6 +111,10 @@ class Context:
         """Note that the Tx has had its first statement: from now on only `tx` may be awaited."""
         self._tx_open = True
 
+    def tx_closed(self) -> None:
+        """Note that the Tx is over."""
+        self._tx_open = False
+
     @property
     def undos(self) -> bool:
         """Tell whether any call asked to be undone when the step finally fails."""

@@ -15,9 +15,9 @@
     │   ├── StoreUnavailableError       (transient)
     │   └── StoreConflictError          (transient)
     ├── HandlerError
-    │   └── HandlerTimeoutError
+    │   └── HandlerTimeoutError         (transient)
     ├── TxOpenError
-    └── OutcomeTimeoutError
+    └── OutcomeTimeoutError             (transient)
 
     Later, NotDone: signals that a handler raises to steer its step; they are no errors.
 

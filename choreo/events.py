@@ -7,6 +7,7 @@ are those of CloudEvents 1.0 (Kafka protocol binding, binary mode) plus `choreo-
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,6 +57,9 @@ FLOW_NAME = "choreo-flow"
 STEPS_TOPIC = "choreo.steps"
 DEAD_TOPIC = "choreo.dead"
 MANIFESTS_TOPIC = "choreo.manifests"
+
+_TOPIC = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 Headers = dict[str, str]
 """Header names to text. Bytes that are no UTF-8 are kept by `surrogateescape`."""
@@ -157,9 +161,7 @@ class Event(BaseModel):
             if inherited is not None:
                 raise _bad(cls, "a subclass of an event needs a topic= of its own")
             return  # an abstract base: shared fields, no topic
-        if not topic or not all(
-            part.replace("-", "_").isalnum() or "_" in part for part in topic.split(".")
-        ):
+        if not _TOPIC.fullmatch(topic):
             raise _bad(cls, f"topic={topic!r} is no dotted name of letters, digits, - and _")
         if topic.startswith("choreo."):
             raise _bad(cls, "topics that begin with 'choreo.' belong to the framework")
@@ -207,12 +209,10 @@ def id_text(raw: bytes) -> str:
 
 def id_bytes(text: str, source: str = "") -> bytes:
     """Give the 16 bytes of an id; one that is no UUID is hashed together with its source."""
-    if len(text) == 36:  # noqa: PLR2004 - the length of a UUID's text
-        try:
-            return bytes.fromhex(text.replace("-", ""))
-        except ValueError:
-            pass
-    return hashlib.sha1(f"{source}\0{text}".encode(), usedforsecurity=False).digest()[:16]
+    if _UUID.fullmatch(text):
+        return bytes.fromhex(text.replace("-", ""))
+    named = f"{source}\0{text}".encode("utf-8", "surrogatepass")
+    return hashlib.sha1(named, usedforsecurity=False).digest()[:16]
 
 
 def derived_id(subject: bytes, salt: bytes) -> bytes:
@@ -240,7 +240,9 @@ def root_id(now: float, draw: bytes) -> str:
 
 def keyed_root_id(event_type: str, key: str) -> str:
     """Make the root id for a caller's own key: the same key gives the same flow."""
-    digest = hashlib.sha1(f"{event_type}\0{key}".encode(), usedforsecurity=False).digest()
+    digest = hashlib.sha1(
+        f"{event_type}\0{key}".encode("utf-8", "surrogatepass"), usedforsecurity=False
+    ).digest()
     raw = bytearray(digest[:16])
     raw[6] = 0x80 | raw[6] & 0x0F
     raw[8] = 0x80 | raw[8] & 0x3F

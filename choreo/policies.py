@@ -34,10 +34,10 @@ class Retry:
         """Refuse values that no schedule can be made of."""
         wrong = (
             ("attempts_max must be at least 1", self.attempts_max < 1),
-            ("first_s must not be negative", self.first_s < 0),
-            ("factor must be at least 1", self.factor < 1),
+            ("first_s must not be negative", not self.first_s >= 0),
+            ("factor must be at least 1", not self.factor >= 1),
             ("jitter must lie in 0..1", not 0 <= self.jitter <= 1),
-            ("longest_s must not be negative", self.longest_s < 0),
+            ("longest_s must not be negative", not self.longest_s >= 0),
         )
         for what, bad in wrong:
             if bad:
@@ -47,8 +47,10 @@ class Retry:
 
     def delay_s(self, attempt: int, draw: float) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 1); `draw` in [0, 1)."""
-        exponent = min(attempt - 1, 64)
-        plain = min(self.first_s * self.factor**exponent, self.longest_s)
+        try:
+            plain = min(self.first_s * float(self.factor) ** (attempt - 1), self.longest_s)
+        except OverflowError:
+            plain = self.longest_s if self.first_s else 0.0
         return max(0.0, plain * (1 + self.jitter * (2 * draw - 1)))
 
     def retryable(self, error: BaseException) -> bool:

@@ -260,11 +260,11 @@ class Store(Protocol):
         ...
 
     async def due(
-        self, owned: Owned, *, skip: Collection[bytes], most: int
+        self, owned: Owned, *, skip: Collection[tuple[str, bytes]], most: int
     ) -> tuple[Sequence[Due], float | None]:
         """Give what is due by now, earliest first, and when the next after these is due.
 
-        Leaves out the subjects in `skip`: they are being handled.
+        Leaves out each (handler, subject) in `skip`: it is being handled.
         """
         ...
 
@@ -323,6 +323,7 @@ class FlowMerge(NamedTuple):
     end: str
     ended: float | None
     deadline: float | None
+    stuck_at: float
     plain: bool
 
 

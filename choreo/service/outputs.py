@@ -179,9 +179,9 @@ def _shape(annotation: Any, name: str) -> _Shape:
         return _Shape("cancel")
     if origin is tuple and args and Ellipsis not in args:
         return _Shape("both", inner=tuple(_alternatives(one, name) for one in args))
-    if origin is list:
+    if origin is list and args:
         return _Shape("many", inner=(_alternatives(args[0], name),))
-    if origin is After and is_event(args[0]):
+    if origin is After and args and is_event(args[0]):
         return _Shape("after", event=args[0])
     if is_event(annotation):
         return _Shape("one", event=annotation)

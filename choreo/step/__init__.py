@@ -8,11 +8,12 @@ production run the very same code.
 from choreo.step.compiled import Compiled, compiled
 from choreo.step.decide import (
     MoreGates,
+    StepVoid,
     Verdict,
     after_run,
     before_run,
     failed,
-    finish_timer,
+    intent,
     parked_behind,
     route_of,
     skipped,
@@ -20,24 +21,27 @@ from choreo.step.decide import (
     void,
     want,
 )
-from choreo.step.delivery import Delivery, Role, Route
+from choreo.step.delivery import NOT_RUN, Delivery, Role, Route
 from choreo.step.parking import thawed
-from choreo.step.publish import Moment
+from choreo.step.publish import Moment, payload_hash
 
 __all__ = [
+    "NOT_RUN",
     "Compiled",
     "Delivery",
     "Moment",
     "MoreGates",
     "Role",
     "Route",
+    "StepVoid",
     "Verdict",
     "after_run",
     "before_run",
     "compiled",
     "failed",
-    "finish_timer",
+    "intent",
     "parked_behind",
+    "payload_hash",
     "route_of",
     "skipped",
     "subject_event",

@@ -42,14 +42,18 @@ from choreo.step.publish import (
 __all__ = [
     "INLINE_MAX_S",
     "MoreGates",
+    "StepVoid",
     "Verdict",
     "after_run",
     "before_run",
     "failed",
     "finish_timer",
+    "intent",
     "parked_behind",
+    "route_of",
     "skipped",
     "subject_event",
+    "void",
     "want",
 ]
 
@@ -64,6 +68,10 @@ class MoreGates(Exception):  # noqa: N818 - a request, not an error
         """Name them."""
         super().__init__(keys)
         self.keys = keys
+
+
+class StepVoid(BaseException):
+    """The step may not go on: its scope was closed, or it was settled elsewhere."""
 
 
 class Verdict(NamedTuple):
@@ -81,10 +89,10 @@ def subject_event(d: Delivery) -> Event:
 # ── before ───────────────────────────────────────────────────────────────────────────────
 
 
-def want(d: Delivery, more: tuple[GateKey, ...] = ()) -> Want:
+def want(d: Delivery) -> Want:
     """Say what has to be seen before this delivery can be decided."""
     route = d.route
-    gates = (*_gates_of(d), *more) if route.gated else more
+    gates = (*_gates_of(d), *d.more) if route.gated else d.more
     state = None
     if route.state is not None and issubclass(route.state, State):
         field = route.state.__key__
@@ -136,7 +144,7 @@ def before_run(d: Delivery, seen: Seen, moment: Moment) -> Plan | None:
         if (undone or (key.kind == "unless" and key.name == mine)) and not d.intended:
             reason = f"{'scope closed by' if undone else 'not after'} {_why(seen, key)}"
             changes = [_settle(d, Status.VOID), *finish_timer(d)]
-            changes += _release(d, seen, moment)
+            changes += _release(d, seen)
             changes.append(Publish(note(d, "void", moment, reason=reason)))
             return Plan(d.owned, tuple(changes))
     return None
@@ -158,6 +166,25 @@ def skipped(d: Delivery, seen: Seen, moment: Moment) -> Plan:
         reason = "an event of this id but other content came before"
     place = f"{d.source.topic}-{d.source.partition}-{d.source.offset}"
     return Plan(d.owned, (Publish(note(d, "duplicate", moment, reason=reason, place=place)),))
+
+
+def intent(d: Delivery, seen: Seen, moment: Moment) -> list[Change]:
+    """Tell the undo gates that this delivery is about to call the outside.
+
+    Raises StepVoid when its scope was closed meanwhile: the call must not be made.
+    """
+    if d.intended:
+        return []
+    if before_run(d, seen, moment) is not None:
+        raise StepVoid
+    changes: list[Change] = []
+    for handler in d.route.effects:
+        for key in seen.gates:
+            if key.kind == "undo" and key.name == handler.name:
+                gate = UndoGate(handler, key, seen)
+                gate.intend(d)
+                changes += gate.changes(d)
+    return changes
 
 
 # ── after ────────────────────────────────────────────────────────────────────────────────
@@ -189,8 +216,9 @@ def after_run(
     changes += left.changes()
     if state is not None:
         changes += _saved(d, seen, state)
-    if not any(type(change) is Publish for change in changes) and not left.timers:
-        changes.append(Publish(note(d, "done", moment)))
+    if not any(type(change) is Publish for change in changes):
+        dues = [change.due for change in left.timers if isinstance(change, SetTimer)]
+        changes.append(Publish(note(d, "done", moment, due=min(dues, default=None))))
     return Plan(d.owned, tuple(changes))
 
 
@@ -345,7 +373,7 @@ def failed(d: Delivery, seen: Seen, error: BaseException, moment: Moment) -> Ver
 def _given_up(d: Delivery, seen: Seen, moment: Moment, reason: str, about: dict[str, Any]) -> Plan:
     stand_in = d.route.otherwise
     changes: list[Change] = finish_timer(d)
-    changes += _release(d, seen, moment)
+    changes += _release(d, seen)
     if stand_in is not None:
         why = {"reason": reason, "attempts": d.attempt, **about}
         payload = frozen(d.record, extras=d.extras, failure=why)
@@ -368,7 +396,7 @@ def _given_up(d: Delivery, seen: Seen, moment: Moment, reason: str, about: dict[
     return Plan(d.owned, tuple(changes))
 
 
-def _release(d: Delivery, seen: Seen, moment: Moment) -> list[Change]:
+def _release(d: Delivery, seen: Seen) -> list[Change]:
     """Let go of the undo gates: this delivery will not add an effect any more."""
     changes: list[Change] = []
     if not d.intended and not d.route.effects:

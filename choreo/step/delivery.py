@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from choreo.context import Context, State
 from choreo.events import Event, Headers, Record
-from choreo.plan import Memo, Owned, Source
+from choreo.plan import Change, GateKey, Memo, Owned, Source
+from choreo.ports import Seen
 from choreo.service import Handler, Param
 
-__all__ = ["Delivery", "OutputSpec", "Role", "Route"]
+__all__ = ["NOT_RUN", "Delivery", "OutputSpec", "Role", "Route"]
+
+
+NOTHING_SEEN = Seen()
+NOT_RUN = object()
 
 
 class Role(Enum):
@@ -114,23 +120,31 @@ class Delivery:
     """
 
     __slots__ = (
-        "again_at",
         "attempt",
         "chain",
+        "changes",
+        "context",
+        "due_key",
+        "error",
         "extras",
         "failure",
+        "flow",
         "following",
+        "lane",
+        "loaded",
         "memos",
+        "more",
         "owned",
         "payload_hash",
         "record",
+        "result",
         "route",
         "run",
-        "scope",
         "seen",
         "slot",
         "source",
         "started",
+        "state",
         "subject",
         "timer",
         "took",
@@ -142,7 +156,6 @@ class Delivery:
         self.record = record
         self.subject = subject
         self.source = source
-        self.scope = ""
         self.run = 0
         self.attempt = 1
         self.seen: tuple[int, int] | None = None
@@ -153,12 +166,22 @@ class Delivery:
         self.memos: dict[str, tuple[Memo, bytes]] = {}
         self.started = 0.0
         self.took = 0.0
-        # scheduling
         self.owned: Owned | None = None
+        # what its handler did, until that is committed
+        self.loaded: Seen = NOTHING_SEEN
+        self.more: tuple[GateKey, ...] = ()
+        self.result: object = NOT_RUN
+        self.error: BaseException | None = None
+        self.flow: str | None = None
+        self.context: Context | None = None
+        self.changes: tuple[Change, ...] = ()
+        self.state: State | None = None
+        # scheduling
         self.chain: Any = None
         self.following: Delivery | None = None
+        self.due_key: tuple[str, bytes] | None = None
         self.slot: Any = None
-        self.again_at = 0.0
+        self.lane: Any = None
 
     @property
     def intended(self) -> bool:

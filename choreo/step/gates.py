@@ -147,4 +147,4 @@ class UndoGate:
             STEP: self.handler.name,
         }
         subject = gate_subject(self.key)
-        return nothing_record(d, headers, made.model_validate(fields), why, subject)
+        return nothing_record(headers, made.model_validate(fields), why, subject)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -36,7 +37,15 @@ from choreo.events import (
 from choreo.service import Kind
 from choreo.step.delivery import Delivery, OutputSpec
 
-__all__ = ["Moment", "dead_letter", "event_record", "flow_of", "note", "nothing_record"]
+__all__ = [
+    "Moment",
+    "dead_letter",
+    "event_record",
+    "flow_of",
+    "note",
+    "nothing_record",
+    "payload_hash",
+]
 
 
 class Moment(NamedTuple):
@@ -62,9 +71,9 @@ def flow_of(record: Record) -> str:
     return headers.get(FLOW) or headers.get(ID, "")
 
 
-def key_text(record: Record) -> str:
-    """Give a record's key as text."""
-    return "" if record.key is None else record.key.decode("utf-8", "surrogateescape")
+def payload_hash(value: bytes) -> bytes:
+    """Give what tells two events of one id apart."""
+    return hashlib.blake2b(value, digest_size=8).digest()
 
 
 def event_record(
@@ -105,7 +114,7 @@ def _causes(d: Delivery, headers: dict[str, str]) -> None:
 
 
 def nothing_record(
-    d: Delivery, spec_headers: dict[str, str], made: Event, why: Record, subject: bytes
+    spec_headers: dict[str, str], made: Event, why: Record, subject: bytes
 ) -> Record:
     """Make the record that says: the scope is closed and there was nothing to undo."""
     info = type(made).__event__

@@ -35,6 +35,11 @@ class SqliteBroker:
     def traits(self) -> BrokerTraits:
         return BrokerTraits(durable=not self._database.memory, stores=True)
 
+    @property
+    def busy(self) -> int:
+        """How many records wait to be polled; a clock that stands still asks."""
+        return sum(subscription.behind for subscription in self._subscriptions)
+
     async def publish(self, records: Sequence[Record]) -> None:
         self._check()
         if not records:
@@ -172,6 +177,13 @@ class SqliteSubscription:
 
     def assigned(self) -> Collection[Partition]:
         return self._assigned
+
+    @property
+    def behind(self) -> int:
+        """How many records wait to be polled."""
+        if self._closed:
+            return 0
+        return len(self._buffer) + (0 if self._tail else self._log.known + 1 - self._next)
 
     def _fed(self, records: list[Record]) -> None:
         """Take what was just appended, if it is next; otherwise it is read later."""

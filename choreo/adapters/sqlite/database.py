@@ -196,7 +196,7 @@ class Database:
             self._start("reader", lambda: self._read_forever(reader))
         self._connection = connection
         self._reader = reader
-        self._hand_over(lambda: opened.done() or opened.set_result(None))
+        self._hand_over(lambda: _resolve(opened, None, None))
         waiting: deque[Work] = deque()
         more = True
         while more:

@@ -45,6 +45,11 @@ class SqliteStore:
     def traits(self) -> StoreTraits:
         return StoreTraits(durable=not self._database.memory, publishes=True)
 
+    @property
+    def busy(self) -> int:
+        """How much work its threads have; a clock that stands still asks."""
+        return self._database.busy
+
     # ── ownership ────────────────────────────────────────────────────────────────────────
 
     async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
@@ -64,7 +69,7 @@ class SqliteStore:
         return await self._database.read(lambda c: seen_of(c, names, wants))
 
     async def due(
-        self, owned: Owned, *, skip: Collection[bytes], most: int
+        self, owned: Owned, *, skip: Collection[tuple[str, bytes]], most: int
     ) -> tuple[Sequence[Due], float | None]:
         self._check()
         now = self._clock.now()
@@ -74,7 +79,8 @@ class SqliteStore:
         unknown = [row[0] for row in found if row[0] not in self._texts]
         if unknown:
             await self._refresh_names()
-        rows = [due_of(self._texts[row[0]], row) for row in found if row[1] not in skip]
+        due = (due_of(self._texts[row[0]], row) for row in found)
+        rows = [one for one in due if (one.handler, one.subject) not in skip]
         return rows[:most], (now if len(rows) > most else after)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────

@@ -119,12 +119,13 @@ def told(
 
 def packed(text: str) -> Key:
     """Keep a UUID as its 16 bytes, any other id as it is."""
-    if len(text) == 36:  # noqa: PLR2004 - the length of a UUID's text
+    if len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-":  # noqa: PLR2004
+        digits = text.replace("-", "")
         try:
-            raw = bytes.fromhex(text.replace("-", ""))
+            raw = bytes.fromhex(digits)
         except ValueError:
             return text
-        if len(raw) == 16 and id_text(raw) == text:  # noqa: PLR2004 - bytes of a UUID
+        if raw.hex() == digits:  # lower case, and nothing that `fromhex` skips
             return raw
     return text
 

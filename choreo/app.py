@@ -1,0 +1,404 @@
+"""The composition root: services, a deployment, and the life of both."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
+from choreo.adapters.system import SystemClock
+from choreo.codec import JSON_TYPE, encode
+from choreo.context import State
+from choreo.errors import ConfigurationError
+from choreo.events import (
+    CONTENT_TYPE,
+    DEAD_TOPIC,
+    FLOW,
+    ID,
+    MANIFESTS_TOPIC,
+    SOURCE,
+    SPEC_VERSION,
+    STEPS_TOPIC,
+    SUBJECT,
+    TIME,
+    TYPE,
+    Event,
+    Record,
+    keyed_root_id,
+    rfc3339,
+    root_id,
+)
+from choreo.outcomes import Outcomes
+from choreo.ports import Broker, Clock, Store, Topic, Tx, Want
+from choreo.service import ParamKind, Service
+from choreo.step import Compiled, compiled
+from choreo.topology import manifest
+from choreo.worker import Limits, Worker
+
+__all__ = ["App", "embedded", "run", "transaction"]
+
+S = TypeVar("S", bound=State)
+
+FOLDER = ".choreo"
+FILE = "choreo.db"
+
+
+class App:
+    """Services running in one process, on the embedded deployment unless told otherwise.
+
+    `folder` holds the log and the store (`choreo.db`); without it `CHOREO_BROKER`
+    (`sqlite:///path`) says where, else `./.choreo/`. `folder=":memory:"` keeps nothing.
+    `resources` are what handlers ask for by type. Without services an App only publishes.
+    """
+
+    def __init__(
+        self,
+        *services: Service,
+        folder: str | Path | None = None,
+        broker: Broker | None = None,
+        store: Store | None = None,
+        resources: Mapping[type, Any] | None = None,
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """Compose; nothing is opened before `start`."""
+        if (broker is None) != (store is None):
+            what = "App takes broker= and store= together"
+            raise ConfigurationError(what, code="CH1014", fix="give both or none")
+        names = [service.name for service in services]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigurationError(
+                "two services of one name", code="CH1012", fix="rename one", service=twice
+            )
+        self.services = services
+        self.clock = clock or SystemClock()
+        self._given = dict(resources or {})
+        if broker is None or store is None:
+            broker, store = embedded(folder, clock=self.clock)
+        self.broker = broker
+        self.store = store
+        self._limits = limits or Limits()
+        self._rng = random.Random()
+        self._stack = AsyncExitStack()
+        self._compiled: list[Compiled] = []
+        self._worker: Worker | None = None
+        self._outcomes = Outcomes(broker, self.clock, [s.flows for s in services])
+        self._topics: set[str] = set()
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop."""
+        await self.stop()
+
+    async def start(self) -> None:
+        """Migrate, create topics, tell the manifests, begin to work. May be called twice."""
+        if self._worker is not None:
+            return
+        if self._limits.switch_interval_s is not None:
+            sys.setswitchinterval(self._limits.switch_interval_s)
+        for service in self.services:
+            self._compiled.append(compiled(service, await self._resources(service)))
+        await self._ensure(self._topics_of())
+        for service in self.services:
+            await migrate(self.store, service)
+        if self.services:
+            await self.broker.publish([self._manifest(service) for service in self.services])
+        self._worker = Worker(
+            self._compiled,
+            self.broker,
+            self.store,
+            clock=self.clock,
+            rng=self._rng,
+            limits=self._limits,
+        )
+        settle_with = getattr(self.clock, "settle_with", None)
+        if settle_with is not None:
+            self._stack.callback(settle_with(self._settle))
+        await self._worker.start()
+
+    async def drain(self) -> None:
+        """Take nothing new, finish what runs."""
+        if self._worker is not None:
+            await self._worker.drain()
+
+    async def stop(self) -> None:
+        """Drain and release everything. May be called twice, and before start."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.stop()
+        await self._outcomes.close()
+        await self._stack.aclose()
+        await self.store.close()
+        await self.broker.close()
+
+    async def serve(self) -> None:
+        """Work until SIGTERM or SIGINT, then drain; at a second signal leave at once.
+
+        Raises what stopped the worker, if something did.
+        """
+        assert self._worker is not None, "serve() needs a started App"
+        assert self._worker.failure is not None
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: self._told(told))
+        waiting = asyncio.ensure_future(told.wait())
+        try:
+            await asyncio.wait((waiting, self._worker.failure), return_when=asyncio.FIRST_COMPLETED)
+            if self._worker.failure.done():
+                self._worker.failure.result()
+            await self.drain()
+        finally:
+            waiting.cancel()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    @staticmethod
+    def _told(told: asyncio.Event) -> None:
+        if told.is_set():
+            os._exit(1)
+        told.set()
+
+    # ── what callers ask for ─────────────────────────────────────────────────────────────
+
+    async def publish(self, event: Event, *, id: str | None = None) -> str:
+        """Publish the first event of a flow; give the flow's id once the record is durable.
+
+        `id` is the caller's own key: publishing again with the same one is harmless, since
+        it gives the same event.
+        """
+        info = type(event).__event__
+        if info.key is None:
+            raise ConfigurationError(
+                f"{type(event).__name__} is a view; only its owner publishes it",
+                code="CH1010",
+                fix="declare the event with key=, in the service that owns it",
+            )
+        now = self.clock.now()
+        flow = (
+            keyed_root_id(info.type, id)
+            if id is not None
+            else root_id(now, self._rng.randbytes(10))
+        )
+        key = str(getattr(event, info.key))
+        headers = {
+            SPEC_VERSION: "1.0",
+            ID: flow,
+            SOURCE: "app",
+            TYPE: info.type,
+            TIME: rfc3339(now),
+            SUBJECT: key,
+            CONTENT_TYPE: JSON_TYPE,
+            FLOW: flow,
+        }
+        if info.topic not in self._topics:
+            await self._ensure({info.topic})
+        record = Record(info.topic, key.encode(), headers, encode(event))
+        record.trusted = True
+        await self.broker.publish([record])
+        self._outcomes.published(flow, record.offset)
+        return flow
+
+    async def outcome(self, flow: str, *, within_s: float) -> Event:
+        """Wait for the flow's end event; raises OutcomeTimeoutError after `within_s` seconds."""
+        return await self._outcomes.wait(flow, within_s=within_s)
+
+    async def load(self, kind: type[S], key: object) -> S | None:
+        """Give a keyed state as it is stored now; None if there is none."""
+        for one in self._compiled:
+            for route in one.by_name.values():
+                if route.state is kind:
+                    named = (f"{one.service.name}.{kind.__name__}", str(key))
+                    (seen,) = await self.store.load([Want(route.name, b"", (), named)])
+                    if seen.state is None or seen.state.value is None:
+                        return None
+                    return kind.model_validate_json(seen.state.value)
+        raise ConfigurationError(
+            f"no handler of these services keeps {kind.__name__}",
+            code="CH1006",
+            fix="give App the service whose handlers take it",
+        )
+
+    # ── parts ────────────────────────────────────────────────────────────────────────────
+
+    async def _resources(self, service: Service) -> dict[type, Any]:
+        found = dict(self._given)
+        wanted = {
+            param.of
+            for handler in service.handlers.values()
+            for param in handler.signature.params
+            if param.kind is ParamKind.RESOURCE
+        }
+        for kind, maker in service.resources.items():
+            if kind in wanted and kind not in found:
+                found[kind] = await self._stack.enter_async_context(maker())
+        return found
+
+    def _topics_of(self) -> set[str]:
+        topics = {STEPS_TOPIC, DEAD_TOPIC, MANIFESTS_TOPIC}
+        for one in self._compiled:
+            topics.update(one.topics)
+            for handler in one.service.handlers.values():
+                topics.update(e.__event__.topic for e in handler.signature.outputs.events)
+                topics.update(e.__event__.topic for e in (*handler.inputs, *handler.on))
+                if handler.nothing is not None:
+                    topics.add(handler.nothing.__event__.topic)
+            for flow in one.service.flows.values():
+                topics.update(e.__event__.topic for e in (flow.starts, *flow.ends))
+                if flow.overdue is not None:
+                    topics.add(flow.overdue.__event__.topic)
+        return topics
+
+    async def _ensure(self, topics: set[str]) -> None:
+        await self.broker.ensure([Topic(name) for name in sorted(topics)])
+        self._topics |= topics
+
+    def _manifest(self, service: Service) -> Record:
+        value = json.dumps(manifest(service), separators=(",", ":")).encode()
+        now = self.clock.now()
+        headers = {
+            SPEC_VERSION: "1.0",
+            ID: root_id(now, self._rng.randbytes(10)),
+            SOURCE: service.name,
+            TYPE: f"{MANIFESTS_TOPIC}.ManifestPublished",
+            TIME: rfc3339(now),
+            SUBJECT: service.name,
+            CONTENT_TYPE: JSON_TYPE,
+        }
+        return Record(MANIFESTS_TOPIC, service.name.encode(), headers, value)
+
+    async def _settle(self) -> bool:
+        """Wait until nothing goes on that needs no time to pass; true if there was something."""
+        worker = self._worker
+        waited = False
+        calm = 0
+        while worker is not None and calm < 3:  # noqa: PLR2004 - three looks in a row
+            sleepers = getattr(self.clock, "sleepers", 0) - worker.sleeping
+            busy = worker.busy > max(sleepers, 0) or any(
+                getattr(part, "busy", 0) for part in (self.store, self.broker)
+            )
+            waited = waited or busy
+            calm = 0 if busy else calm + 1
+            await asyncio.sleep(0.0005 if busy else 0)
+        return waited
+
+
+def embedded(folder: str | Path | None = None, *, clock: Clock) -> tuple[Broker, Store]:
+    """Make the embedded deployment: log and store in one SQLite file."""
+    log = Log(Database(database_path(folder)))
+    return SqliteBroker(log), SqliteStore(log, clock=clock)
+
+
+def database_path(folder: str | Path | None = None) -> str:
+    """Say where the embedded deployment's file is: the folder, the environment, the default."""
+    if folder is not None:
+        return str(folder) if str(folder) == ":memory:" else str(Path(folder) / FILE)
+    url = os.environ.get("CHOREO_BROKER")
+    if not url:
+        return str(Path(FOLDER) / FILE)
+    if not url.startswith("sqlite:///"):
+        raise ConfigurationError(
+            f"CHOREO_BROKER={url!r} is no deployment that this version has",
+            code="CH1014",
+            fix="use sqlite:///path/choreo.db",
+        )
+    return url.removeprefix("sqlite:///")
+
+
+def run(*services: Service) -> None:
+    """Run services until SIGTERM or SIGINT: the whole of a service's `__main__`."""
+
+    async def main() -> None:
+        async with App(*services) as app:
+            await app.serve()
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def transaction(service: Service, folder: str | Path | None = None) -> AsyncIterator[Tx]:
+    """Open one transaction on a service's own data, outside of any step, migrated first."""
+    broker, store = embedded(folder, clock=SystemClock())
+    try:
+        await migrate(store, service)
+        async with store.transaction() as tx:
+            yield tx
+    finally:
+        await store.close()
+        await broker.close()
+
+
+async def migrate(store: Store, service: Service) -> None:
+    """Run the service's migrations that have not run yet, in order, each once."""
+    if service.migrations is None:
+        return
+    files = await asyncio.to_thread(_migrations, service)
+    async with store.transaction() as tx:
+        for name, sql in files:
+            digest = hashlib.sha1(sql.encode(), usedforsecurity=False).hexdigest()
+            known = await tx.fetchval(
+                "SELECT sha1 FROM migration WHERE service = $1 AND file = $2", service.name, name
+            )
+            if known == digest:
+                continue
+            if known is not None:
+                raise ConfigurationError(
+                    "a migration that has run was changed",
+                    code="CH1012",
+                    fix="restore it, and put the change into a new file",
+                    service=service.name,
+                    file=name,
+                )
+            for statement in _statements(sql):
+                await tx.execute(statement)
+            await tx.execute(
+                "INSERT INTO migration VALUES ($1, $2, $3)", service.name, name, digest
+            )
+
+
+def _migrations(service: Service) -> list[tuple[str, str]]:
+    folder = service.migrations
+    assert folder is not None
+    if not folder.is_dir():
+        raise ConfigurationError(
+            "the folder of migrations does not exist",
+            code="CH1012",
+            fix="create it, or leave migrations= out",
+            service=service.name,
+            folder=folder,
+        )
+    return [(path.name, path.read_text()) for path in sorted(folder.glob("*.sql"))]
+
+
+def _statements(sql: str) -> list[str]:
+    """Split at semicolons that end a statement."""
+    found = []
+    begun = ""
+    for line in sql.splitlines(keepends=True):
+        begun += line
+        if begun.strip() and sqlite3.complete_statement(begun):
+            found.append(begun)
+            begun = ""
+    rest = "\n".join(line for line in begun.splitlines() if not line.strip().startswith("--"))
+    return [*found, begun] if rest.strip() else found

@@ -1,0 +1,111 @@
+"""Waiting for the end of a flow, without a tracker: the end events themselves tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from choreo.codec import decode
+from choreo.errors import ConfigurationError, OutcomeTimeoutError
+from choreo.events import FLOW, TYPE, VOID, Event, Record
+from choreo.ports import Broker, Clock
+from choreo.service import Flow
+
+__all__ = ["Outcomes"]
+
+V = TypeVar("V")
+
+KEPT_MAX = 100_000
+
+
+class Outcomes:
+    """Reads the topics of all end events once, for everybody who waits."""
+
+    def __init__(self, broker: Broker, clock: Clock, flows: Sequence[Mapping[str, Flow]]) -> None:
+        """Know the ends of these flows."""
+        self._broker = broker
+        self._clock = clock
+        self._ends = {
+            end.__event__.type: end
+            for named in flows
+            for flow in named.values()
+            for end in flow.ends
+        }
+        self._topics = sorted({end.__event__.topic for end in self._ends.values()})
+        self._waiting: dict[str, asyncio.Future[Record]] = {}
+        self._published: OrderedDict[str, int] = OrderedDict()
+        self._ended: OrderedDict[str, Record] = OrderedDict()
+        self._since: int | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    def published(self, flow: str, offset: int) -> None:
+        """Note where a flow of ours began."""
+        _keep(self._published, flow, offset)
+
+    async def wait(self, flow: str, *, within_s: float) -> Event:
+        """Give the flow's end event, decoded."""
+        if not self._ends:
+            raise ConfigurationError(
+                "no flow with ends is declared here",
+                code="CH1006",
+                fix="give App the service that declares the flow: service.flow(…, ends=…)",
+            )
+        if flow not in self._ended:
+            await self._await(flow, within_s)
+        record = self._ended[flow]
+        return decode(self._ends[record.headers[TYPE]], record)
+
+    async def _await(self, flow: str, within_s: float) -> None:
+        began = self._published.get(flow, 0)
+        if self._since is None or began < self._since:
+            await self._read_from(began)
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting.setdefault(flow, loop.create_future())
+        if flow in self._ended and not waiting.done():
+            waiting.set_result(self._ended[flow])
+        limit = asyncio.ensure_future(self._clock.sleep(within_s))
+        try:
+            await asyncio.wait((waiting, limit), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            limit.cancel()
+            if not waiting.done() or flow in self._ended:
+                self._waiting.pop(flow, None)
+        if not waiting.done():
+            raise OutcomeTimeoutError(
+                f"no end within {within_s:g} s",
+                fix=f"look at it: choreo flow {flow}",
+                flow=flow,
+            )
+
+    async def _read_from(self, since: int) -> None:
+        """Read on from an earlier place; what was read before is only read again."""
+        await self.close()
+        self._since = since
+        self._reading = asyncio.create_task(self._read(since), name="choreo outcomes")
+
+    async def _read(self, since: int) -> None:
+        async for records in self._broker.read(self._topics, since=since, follow=True):
+            for record in records:
+                headers = record.headers
+                if headers.get(TYPE) not in self._ends or VOID in headers:
+                    continue
+                flow = headers.get(FLOW, "")
+                _keep(self._ended, flow, record)
+                waiting = self._waiting.get(flow)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(record)
+
+    async def close(self) -> None:
+        """Stop reading. May be called twice."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+            self._reading = None
+
+
+def _keep(kept: OrderedDict[str, V], key: str, value: V) -> None:
+    kept[key] = value
+    if len(kept) > KEPT_MAX:
+        kept.popitem(last=False)
