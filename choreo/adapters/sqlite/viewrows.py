@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ from choreo.events import id_text
 from choreo.ports import ViewBatch
 
 __all__ = [
-    "MARKS",
     "NOT_PLAIN",
     "PLAIN",
     "PLAIN_WITH_ROOT",
@@ -20,6 +19,7 @@ __all__ = [
     "FlowRow",
     "Key",
     "joined",
+    "mark_of",
     "packed",
     "ranges",
     "readable",
@@ -70,12 +70,12 @@ class FlowRow(NamedTuple):
     key: str
     end: int | None
     started: float
-    updated: float
     ended: float | None
     deadline: float | None
+    plain: int
+    updated: float
     stuck_at: float | None
     marks: int
-    plain: int
 
 
 NOT_PLAIN, PLAIN, PLAIN_WITH_ROOT = 0, 1, 2
@@ -96,9 +96,9 @@ def joined(before: FlowRow, new: FlowRow) -> FlowRow:
     return FlowRow(
         before.flow, rooted.root, rooted.name, before.status, rooted.key, before.end or new.end,
         rooted.started if rooted.root else min(before.started, new.started),
-        max(before.updated, new.updated), before.ended if before.end else new.ended,
-        rooted.deadline, max(before.stuck_at or 0.0, new.stuck_at or 0.0),
-        before.marks | new.marks, PLAIN if plain else NOT_PLAIN,
+        before.ended if before.end else new.ended, rooted.deadline, PLAIN if plain else NOT_PLAIN,
+        max(before.updated, new.updated), max(before.stuck_at or 0.0, new.stuck_at or 0.0),
+        before.marks | new.marks,
     )  # fmt: skip
 
 
@@ -112,6 +112,14 @@ def told(
     return row._replace(
         status=running, end=None, ended=None, stuck_at=row.stuck_at if row.name else None
     )
+
+
+def mark_of(words: Iterable[int]) -> int:
+    """Give the bits that stand for these words; some words share one."""
+    mask = 0
+    for word in words:
+        mask |= 1 << word % MARKS
+    return mask
 
 
 # ── ids ──────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from choreo.adapters.sqlite.bulk import insert_rows, select_rows
 from choreo.adapters.sqlite.database import MEMORY, retried, translated
 from choreo.adapters.sqlite.viewrows import (
-    MARKS,
     NOT_PLAIN,
     PLAIN,
     PLAIN_WITH_ROOT,
@@ -27,6 +26,7 @@ from choreo.adapters.sqlite.viewrows import (
     FlowRow,
     Key,
     joined,
+    mark_of,
     packed,
     ranges,
     readable,
@@ -51,9 +51,10 @@ FACT = (
     "started, took, state, run, more"
 )
 MERGED = (
-    "flow, root, name, status, key, end, started, updated, ended, deadline, stuck_at, marks, plain"
+    "flow, root, name, status, key, end, started, ended, deadline, plain, updated, stuck_at, marks"
 )
 MERGED_COLUMNS = 13
+MOVED_FROM = 10  # what changes with every fact stands at the end
 STEPS = (
     "coalesce(steps, (SELECT count(DISTINCT step || ' ' || hex(coalesce(subject, cause))) "
     "FROM fact WHERE fact.flow = flow.flow AND step IS NOT NULL))"
@@ -241,6 +242,7 @@ class SqliteViewStore:
         """Insert facts that are not there yet; give the marks of each flow."""
         words = self._words
         ids: dict[str, Key] = {}
+        named: dict[tuple[str, str, str], tuple[int, int | None, int | None, int]] = {}
         marks: dict[str, int] = {}
         values: list[Any] = []
         for (flow, topic, partition, offset, own, kind, source, step, cause, subject, at, key,
@@ -248,18 +250,23 @@ class SqliteViewStore:
             for text in (flow, own, cause):
                 if text not in ids:
                     ids[text] = packed(text)
-            type_, source_, step_ = words[kind], words[source], words[step]
-            marks[flow] = (
-                marks.get(flow, 0)
-                | 1 << type_ % MARKS | 1 << source_ % MARKS | 1 << step_ % MARKS
-            )  # fmt: skip
+            names = (kind, source, step)
+            if names not in named:
+                named[names] = self._named(names)
+            type_, source_, step_, mark = named[names]
+            marks[flow] = marks.get(flow, 0) | mark
             values += (
-                ids[flow], words[topic], partition, offset, ids[own], type_, source_ or None,
-                step_ or None, ids[cause], None if subject == cause else packed(subject), at,
-                key, attempt, started, took, words[state], run, more or None,
+                ids[flow], words[topic], partition, offset, ids[own], type_, source_, step_,
+                ids[cause], None if subject == cause else packed(subject), at, key, attempt,
+                started, took, words[state], run, more or None,
             )  # fmt: skip
         insert_rows(c, f"INSERT INTO fact ({FACT})", FACT_COLUMNS, values, "ON CONFLICT DO NOTHING")
         return marks
+
+    def _named(self, names: tuple[str, str, str]) -> tuple[int, int | None, int | None, int]:
+        """Give the numbers of type, source and step, and their mark."""
+        kind, source, step = (self._words[name] for name in names)
+        return kind, source or None, step or None, mark_of((kind, source, step))
 
     def _merge(
         self, c: sqlite3.Connection, merges: Sequence[FlowMerge], marks: Mapping[str, int]
@@ -278,6 +285,7 @@ class SqliteViewStore:
         status = self._status_numbers(c)
         fold: set[Key] = set()
         values: list[Any] = []
+        moved: list[Any] = []
         for key, merge in zip(keys, merges, strict=True):
             row = self._fresh(key, merge, marks.get(merge.flow, 0))
             before = old.get(key)
@@ -289,13 +297,26 @@ class SqliteViewStore:
                 fold.add(key)
                 kept = status[0] if before is None else before.status
                 row = row._replace(status=kept, plain=NOT_PLAIN)
-            values += row
+            if before is not None and row[:MOVED_FROM] == before[:MOVED_FROM]:
+                moved += (key, *row[MOVED_FROM:])
+            else:
+                values += row
+        self._write_rows(c, values, moved)
+        return fold
+
+    @staticmethod
+    def _write_rows(c: sqlite3.Connection, values: list[Any], moved: list[Any]) -> None:
+        """Write rows; of those that only `moved` on, what no index has."""
         columns = [name for name in MERGED.split(", ") if name != "flow"]
         insert_rows(
             c, f"INSERT INTO flow ({MERGED})", MERGED_COLUMNS, values,
             f"ON CONFLICT DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in columns)}",
         )  # fmt: skip
-        return fold
+        columns = columns[MOVED_FROM - 1 :]
+        insert_rows(
+            c, f"INSERT INTO flow (flow, {', '.join(columns)})", 1 + len(columns), moved,
+            f"ON CONFLICT DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in columns)}",
+        )  # fmt: skip
 
     def _status_numbers(self, c: sqlite3.Connection) -> tuple[int, int]:
         self._number(c, ("running", "completed"))
@@ -303,20 +324,17 @@ class SqliteViewStore:
 
     def _fresh(self, key: Key, merge: FlowMerge, marks: int) -> FlowRow:
         words = self._words
+        plain = PLAIN_WITH_ROOT if merge.end and not merge.root else PLAIN
         return FlowRow(
             key, words[merge.root] or None, words[merge.name] or None, 0, merge.key,
-            words[merge.end] or None, merge.started, merge.updated, merge.ended, merge.deadline,
-            merge.stuck_at, marks, NOT_PLAIN if not merge.plain
-            else PLAIN_WITH_ROOT if merge.end and not merge.root else PLAIN,
+            words[merge.end] or None, merge.started, merge.ended, merge.deadline,
+            plain if merge.plain else NOT_PLAIN, merge.updated, merge.stuck_at, marks,
         )  # fmt: skip
 
     def _mark_stale(self, c: sqlite3.Connection, types: Collection[str]) -> None:
         numbers = [self._words[kind] for kind in types if kind in self._words]
         if numbers:
-            mask = 0
-            for number in numbers:
-                mask |= 1 << number % MARKS
-            c.execute("UPDATE flow SET dirty = 1 WHERE marks & ? <> 0", (mask,))
+            c.execute("UPDATE flow SET dirty = 1 WHERE marks & ? <> 0", (mark_of(numbers),))
 
     def _fold(self, c: sqlite3.Connection, flow: Key, batch: ViewBatch) -> None:
         """Write the row that a fold of all facts gives. From now on the flow is always folded."""
@@ -414,16 +432,13 @@ class SqliteViewStore:
         like = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         numbers = [n for (n,) in c.execute(
             "SELECT id FROM word WHERE text LIKE ? ESCAPE '\\'", (like,)).fetchall()]  # fmt: skip
-        mask = 0
-        for number in numbers:
-            mask |= 1 << number % MARKS
         listed = ",".join(map(str, numbers)) or "-1"
         where.append(
             f"(flow IN ({','.join('?' * len(ids))}) OR error LIKE ? ESCAPE '\\' OR "
             "(marks & ? <> 0 AND EXISTS (SELECT 1 FROM fact WHERE fact.flow = flow.flow AND "
             f"(type IN ({listed}) OR source IN ({listed}) OR step IN ({listed})))))"
         )
-        values += [*ids, like, mask]
+        values += [*ids, like, mark_of(numbers)]
 
 
 def _summary(row: Sequence[Any], texts: Mapping[int, str]) -> FlowSummary:
