@@ -1,1 +1,1 @@
-"""Measurements. Each prints its figure by name, as a ratio to a baseline of the same run."""
+"""Benchmarks: each figure with a baseline of the same run."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
+from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.adapters.system import SystemClock
 from choreo.codec import JSON_TYPE, encode
 from choreo.context import State
@@ -39,18 +40,28 @@ from choreo.events import (
     root_id,
 )
 from choreo.outcomes import Outcomes
-from choreo.ports import Broker, Clock, Store, Topic, Tx, Want
+from choreo.ports import Broker, Clock, Store, Topic, Tx, ViewStore, Want
 from choreo.service import ParamKind, Service
 from choreo.step import Compiled, compiled
 from choreo.topology import manifest
 from choreo.worker import Limits, Worker
 
-__all__ = ["App", "embedded", "run", "transaction"]
+__all__ = [
+    "App",
+    "database_path",
+    "embedded",
+    "open_broker",
+    "open_views",
+    "run",
+    "transaction",
+]
 
 S = TypeVar("S", bound=State)
 
 FOLDER = ".choreo"
 FILE = "choreo.db"
+VIEWS = "views.db"
+MEMORY = ":memory:"
 
 
 class App:
@@ -310,10 +321,21 @@ def embedded(folder: str | Path | None = None, *, clock: Clock) -> tuple[Broker,
     return SqliteBroker(log), SqliteStore(log, clock=clock)
 
 
+def open_broker(folder: str | Path | None = None) -> Broker:
+    """Open the log alone, for those who only read it or publish."""
+    return SqliteBroker(Log(Database(database_path(folder))))
+
+
+def open_views(folder: str | Path | None = None) -> ViewStore:
+    """Open the tracker's views: `views.db`, beside the log."""
+    path = database_path(folder)
+    return SqliteViewStore(path if path == MEMORY else str(Path(path).with_name(VIEWS)))
+
+
 def database_path(folder: str | Path | None = None) -> str:
     """Say where the embedded deployment's file is: the folder, the environment, the default."""
     if folder is not None:
-        return str(folder) if str(folder) == ":memory:" else str(Path(folder) / FILE)
+        return str(folder) if str(folder) == MEMORY else str(Path(folder) / FILE)
     url = os.environ.get("CHOREO_BROKER")
     if not url:
         return str(Path(FOLDER) / FILE)
