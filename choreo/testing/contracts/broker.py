@@ -8,6 +8,7 @@ import unittest
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
 from itertools import count
 
 from choreo.errors import BrokerClosedError, ChoreoError
@@ -320,7 +321,8 @@ class BrokerContract:
             for late in (0, 1, 4):
                 for await_ in count(1):
                     batch = [record(f"k{n}", f"{late}.{await_}.{n}") for n in range(3)]
-                    told = await cancelled_at(lambda b=batch: broker.publish(b), await_, turns=late)  # type: ignore[misc]
+                    publish = partial(broker.publish, batch)
+                    told = await cancelled_at(publish, await_, turns=late)
                     batches.append((values(batch), told.reached))
                     if not told.reached:
                         break
@@ -356,7 +358,7 @@ class BrokerContract:
             await take(subscription, 40)
             for n in count(1):
                 offsets = {at(records[n]): records[n].offset + 1}
-                told = await cancelled_at(lambda o=offsets: subscription.commit(o), n)  # type: ignore[misc]
+                told = await cancelled_at(partial(subscription.commit, offsets), n)
                 if not told.reached:
                     break
             await subscription.close()

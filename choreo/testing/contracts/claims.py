@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import count
 
 from choreo.errors import ChoreoError
@@ -201,11 +202,8 @@ class ClaimContract:
                 for await_ in count(1):
                     n += 1
                     plan = Plan(owned, (settle(n), publish(f"{n}.0"), publish(f"{n}.1")))
-                    told = await cancelled_at(
-                        lambda p=plan: place.store.apply([p]),  # type: ignore[misc]
-                        await_,
-                        turns=late,
-                    )
+                    apply = partial(place.store.apply, [plan])
+                    told = await cancelled_at(apply, await_, turns=late)
                     (again,) = await place.store.apply([plan])
                     assert again in (Applied.DONE, Applied.DUPLICATE)
                     if not told.reached:

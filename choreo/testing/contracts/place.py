@@ -147,7 +147,7 @@ async def published(place: Place) -> list[str]:
 
 
 async def due(
-    place: Place, owned: Owned, *, skip: Collection[bytes] = (), most: int = 100
+    place: Place, owned: Owned, *, skip: Collection[tuple[str, bytes]] = (), most: int = 100
 ) -> list[int]:
     """List, as numbers, the subjects that are due now."""
     found, _ = await place.store.due(owned, skip=skip, most=most)
