@@ -108,7 +108,7 @@ def _service(n: int, count: Count, *, business: bool) -> Service:
     async def go(event: Any) -> Any:
         if last:
             count.one()
-        return given.model_construct(order_id=event.order_id, filler=event.filler, n=event.n + 1)
+        return given(order_id=event.order_id, filler=event.filler, n=event.n + 1)
 
     async def go_tx(event: Any, tx: Tx) -> Any:
         await tx.execute(SQL, f"sku-{event.n * 7 % 500}")

@@ -1,4 +1,4 @@
-"""What has to hold in the shop, whatever went wrong: money, stock, both ledgers, every order.
+"""What has to hold in the shop, whatever went wrong: money, stock, both ledgers.
 
 Each function looks at the log and the store and yields one sentence a violation. An order is
 over when each of its flows has an end; what is still on its way is judged by less.
@@ -7,10 +7,11 @@ over when each of its flows has an end; what is still on its way is judged by le
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import NamedTuple
 
 from choreo import Evidence
 
@@ -83,14 +84,17 @@ def money(evidence: Evidence) -> Iterable[str]:
     orders = _orders(evidence)
     for order_id, (captured, refunded) in booked.items():
         if captured < refunded:
-            yield f"money: order {order_id}: {refunded} cents refunded of {captured} captured"
+            yield f"order {order_id}: {refunded} cents refunded of {captured} captured"
         if order_id not in orders:
-            yield f"money: order {order_id}: {captured} cents captured, and it was never placed"
+            yield f"order {order_id}: {captured} cents captured, and it was never placed"
     for order_id, order in orders.items():
         captured, refunded = booked.get(order_id, (0, 0))
+        completed = sum(flow.completed for flow in order.flows.values())
+        if completed > 1:
+            yield f"order {order_id}: completed {completed} times"
         if order.over and captured - refunded != order.owed:
             yield (
-                f"money: order {order_id}: {captured} − {refunded} cents kept, "
+                f"order {order_id}: {captured} − {refunded} cents kept, "
                 f"{order.owed} is the price of what was completed"
             )
 
@@ -110,61 +114,72 @@ def stock(evidence: Evidence) -> Iterable[str]:
         sku = row["sku"]
         parts = {name: int(row[name]) for name in ("on_hand", "reserved", "shipped")}
         if sum(parts.values()) != int(row["initial"]):
-            yield f"stock: {sku}: {row['initial']} at first, {parts} now"
+            yield f"{sku}: {row['initial']} at first, {parts} now"
         if min(parts.values()) < 0:
-            yield f"stock: {sku}: below nothing: {parts}"
+            yield f"{sku}: below nothing: {parts}"
         if parts["reserved"] != reserved.get(sku, 0):
-            yield f"stock: {sku}: {parts['reserved']} reserved, {reserved.get(sku, 0)} by order"
+            yield f"{sku}: {parts['reserved']} reserved, {reserved.get(sku, 0)} by order"
         if at_rest and parts["reserved"]:
-            yield f"stock: {sku}: {parts['reserved']} reserved, and every order is over"
+            yield f"{sku}: {parts['reserved']} reserved, and every order is over"
 
 
 def ledger(evidence: Evidence) -> Iterable[str]:
-    """What payments booked is what the provider did, order by order, and once each."""
-    booked = _booked(evidence)
+    """What payments booked is what the provider did, charge by charge; one charge an order.
+
+    A charge that was given back before it was booked is in the provider's books alone.
+    """
+    ours = {
+        row["charge"]: _Charge(row["order_id"], int(row["captured"]), int(row["refunded"]))
+        for row in evidence.rows(BOOKED)
+    }
     file = evidence.folder / "provider.db"
     if not file.exists():
-        if booked:
-            yield f"ledger: {len(booked)} orders are booked, and {file.name} is missing"
+        if ours:
+            yield f"{len(ours)} charges are booked, and {file.name} is missing"
         return
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as provider:
-        done = {row[0]: (int(row[1]), int(row[2])) for row in provider.execute(PROVIDER)}
-        twice = list(provider.execute(TWICE))
-    for order_id, number in twice:
-        yield f"ledger: order {order_id}: charged {number} times"
+        theirs = {row[0]: _Charge(*row[1:]) for row in provider.execute(PROVIDED)}
     orders = _orders(evidence)
-    for order_id in sorted(booked.keys() | done.keys()):
-        ours, theirs = booked.get(order_id, (0, 0)), done.get(order_id, (0, 0))
-        order = orders.get(order_id)
+    seen: set[str] = set()
+    for charge in sorted(ours.keys() | theirs.keys()):
+        booked, done = ours.get(charge), theirs.get(charge)
+        if done is None:
+            yield f"charge {charge}: booked as {booked}, unknown to the provider"
+            continue
+        if done.order_id in seen:
+            yield f"order {done.order_id}: charged more than once"
+        seen.add(done.order_id)
+        order = orders.get(done.order_id)
         # While an order is open the provider may be ahead: we book what it has answered.
-        ahead = order is not None and not order.over
-        behind = ours[0] > theirs[0] or ours[1] > theirs[1]
-        if behind if ahead else ours != theirs:
-            yield (
-                f"ledger: order {order_id}: booked {ours[0]} − {ours[1]} cents, "
-                f"the provider has {theirs[0]} − {theirs[1]}"
-            )
+        open_ = order is not None and not order.over
+        found = booked or _Charge(done.order_id, 0, 0)
+        ahead = found.captured > done.captured or found.refunded > done.refunded
+        if ahead or found.order_id != done.order_id or (found.kept != done.kept and not open_):
+            yield f"charge {charge}: booked as {found}, the provider has {done}"
 
 
-PROVIDER = """
-SELECT order_id, sum(cents),
-       sum((SELECT coalesce(sum(cents), 0) FROM refund WHERE refund.charge = charge.charge))
-FROM charge GROUP BY order_id
+class _Charge(NamedTuple):
+    """One charge in somebody's books, in cents."""
+
+    order_id: str
+    captured: int
+    refunded: int
+
+    @property
+    def kept(self) -> int:
+        return self.captured - self.refunded
+
+    def __str__(self) -> str:
+        return f"order {self.order_id}: {self.captured} − {self.refunded} cents"
+
+
+BOOKED = """
+SELECT charge, order_id, sum(CASE kind WHEN 'capture' THEN cents ELSE 0 END) AS captured,
+       sum(CASE kind WHEN 'refund' THEN cents ELSE 0 END) AS refunded
+FROM payments_ledger GROUP BY charge, order_id
 """
-TWICE = "SELECT order_id, count(*) FROM charge GROUP BY order_id HAVING count(*) > 1"
-
-
-def terminal(evidence: Evidence) -> Iterable[str]:
-    """Each flow of an order has one end at most, and the order is completed at most once."""
-    for order_id, order in _orders(evidence).items():
-        yield from _ends(order_id, order)
-
-
-def _ends(order_id: str, order: _Order) -> Iterator[str]:
-    for flow_id, flow in order.flows.items():
-        names = sorted(kind.rsplit(".", 1)[-1] for kind in flow.ends.values())
-        if len(names) > 1:
-            yield f"terminal: order {order_id}: flow {flow_id} ended {len(names)} times: {names}"
-    completed = sum(flow.completed for flow in order.flows.values())
-    if completed > 1:
-        yield f"terminal: order {order_id}: completed {completed} times"
+PROVIDED = """
+SELECT charge, order_id, cents,
+       (SELECT coalesce(sum(cents), 0) FROM refund WHERE refund.charge = charge.charge)
+FROM charge
+"""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from functools import partial
 
 from choreo import Context, Failure, Retry, Service, Tx
@@ -44,7 +45,9 @@ async def capture(
     """Charge the customer. An answer that never came is asked for again, with the same key."""
     order_id, key = reserved.order_id, ctx.idempotency_key
     charge = partial(provider.charge, reserved.total, order_id=order_id, key=key)
-    answer = await ctx.once("charge", charge, returns=Charge)
+    # A step that fails for good after it has charged gives the money back.
+    back = partial(_give_back, provider, amount=reserved.total, key=f"{key}-undo")
+    answer = await ctx.once("charge", charge, returns=Charge, undo=back)
     if answer.charge is None:
         return PaymentDeclined(order_id=order_id, reason=f"declined: {answer.declined}")
     cents = int(reserved.total.scaleb(2))
@@ -55,6 +58,13 @@ async def capture(
         amount=reserved.total,
         charge=answer.charge,
     )
+
+
+async def _give_back(
+    provider: PaymentProvider, answer: Charge, *, amount: Decimal, key: str
+) -> None:
+    if answer.charge is not None:
+        await provider.refund(answer.charge, amount, key=key)
 
 
 @payments.otherwise(capture)

@@ -130,7 +130,7 @@ def placed(order_id: str = "1", *lines: tuple[str, int], **changed: object) -> O
         "ship_country": "France",
         "lines": [Line(sku=s, quantity=q, unit_price=Decimal("10.00")) for s, q in chosen],
         "freight": Decimal("5.00"),
-        "total": Decimal(10 * sum(q for _, q in chosen) + 5),
+        "total": Decimal(10 * sum(q for _, q in chosen) + 5).quantize(Decimal("0.01")),
     }
     return OrderPlaced.model_validate(fields | changed)
 

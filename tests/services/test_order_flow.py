@@ -1,5 +1,6 @@
 """The order flow from end to end: every way that an order can go."""
 
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -220,6 +221,7 @@ async def test_half_an_hour_of_silence_and_then_no_money(shop: Shop, fate: str) 
         flow = await app.publish(placed())
         await shop.clock.advance(HALF_AN_HOUR_S + 1)
         assert "PaymentTimedOut" in shop.kinds()
+        assert "PaymentNotTaken" not in shop.kinds()
         shop.bank.mood = lambda path, attempt: fate
         await shop.clock.advance(120)
         end = await app.outcome(flow, within_s=5)
@@ -333,3 +335,40 @@ async def test_orders_do_not_wait_for_each_other(shop: Shop) -> None:
             assert isinstance(await app.outcome(flow, within_s=5), OrderRejected)
         await shop.clock.advance(300)
         assert isinstance(await app.outcome(slow, within_s=5), OrderCompleted)
+
+
+def good_day(shop: Shop) -> None:
+    pass
+
+
+def nobody_pays(shop: Shop) -> None:
+    shop.bank.mood = lambda path, attempt: "declined"
+
+
+def nobody_delivers(shop: Shop) -> None:
+    shop.van.error = CarrierRefusedError("no")
+
+
+def nobody_answers(shop: Shop) -> None:
+    shop.bank.mood = lambda path, attempt: "lost" if attempt < 40 else "plain"
+
+
+@pytest.mark.parametrize("day", [good_day, nobody_pays, nobody_delivers, nobody_answers])
+async def test_every_event_may_come_twice(shop: Shop, day: Callable[[Shop], None]) -> None:
+    day(shop)
+    await shop.stock(A=10, B=5)
+    async with shop.open() as app:
+        flows = [await app.publish(one) for one in (placed("1"), placed("2", total="1.00"))]
+        await shop.clock.advance(HALF_AN_HOUR_S + 300)
+        ends = [await app.outcome(flow, within_s=5) for flow in flows]
+        await shop.clock.advance(1)
+        tables, kinds, letters = shop.tables(), shop.kinds(), list(shop.post.letters)
+        again = [one for one in shop.history() if one.topic.startswith("shop.")]
+        assert len(again) >= 8
+        await app.broker.publish(again)
+        await shop.clock.advance(HALF_AN_HOUR_S + 300)
+        assert ends == [await app.outcome(flow, within_s=5) for flow in flows]
+    assert shop.tables() == tables
+    assert shop.kinds() == sorted(kinds * 2)
+    assert shop.post.letters == letters
+    assert len(shop.bank.charges) <= 1

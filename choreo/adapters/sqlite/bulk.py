@@ -40,11 +40,16 @@ def insert_rows(
 
 
 def select_rows(
-    connection: sqlite3.Connection, head: str, columns: int, values: Sequence[Any], tail: str = ")"
+    connection: sqlite3.Connection, select: str, columns: int, values: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
-    """Select where a row value is IN the given ones; `head` ends with `IN (`."""
+    """Look up the rows of the given keys, one by one in an index.
+
+    `select` reads `FROM asked CROSS JOIN table ON …`, where `asked` has columns `column1`,
+    `column2` and so on; the order of a CROSS JOIN is SQLite's promise not to scan the table.
+    """
     found: list[tuple[Any, ...]] = []
     for start, size in _pieces(len(values) // columns):
         piece = values[start * columns : (start + size) * columns]
-        found += connection.execute(_sql(head, columns, size, tail), piece).fetchall()
+        sql = _sql("WITH asked AS (", columns, size, ") " + select)
+        found += connection.execute(sql, piece).fetchall()
     return found

@@ -91,7 +91,9 @@ class Database:
         self._users = 0
         self.closed = False
         self.busy = 0
-        self.own_end = 0  # the end of the log when this process last committed
+        # The end of the log after our last commit, known before anybody can see that commit.
+        self.own_end = 0
+        self.doubtful = False  # it was taken back: look at the end again
 
     # ── life ─────────────────────────────────────────────────────────────────────────────
 
@@ -226,17 +228,18 @@ class Database:
 
     def _write_group(self, connection: sqlite3.Connection, group: list[Work]) -> None:
         outcomes: list[BaseException | None] = []
+        before = self.own_end
         try:
             with translated(self.path):
                 retried(lambda: connection.execute("BEGIN IMMEDIATE"))
                 for work in group:
                     outcomes.append(self._perform(connection, work))
-                own_end = last_position(connection)
+                self.own_end = last_position(connection)
                 retried(lambda: connection.execute("COMMIT"))
-                self.own_end = own_end
         except BaseException as exc:  # noqa: BLE001 - told to everyone who waits
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            self.own_end, self.doubtful = before, True
             outcomes = [exc] * len(group)
         self._hand_over(lambda: self._finish(group, outcomes))
 

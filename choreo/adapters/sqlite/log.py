@@ -184,6 +184,9 @@ class Log:
         while True:
             await self._behind.wait()
             self._behind.clear()
+            if not any(self._feeds.values()):
+                self.known = max(self.known, self._end)
+                self._grown.set()
             while self.known < self._end:
                 start, end = self.known + 1, self._end
                 records, reached = await self.database.read(
@@ -199,9 +202,10 @@ class Log:
         seen = -1
         while not self._stop_watching.wait(WATCH_S):
             (version,) = connection.execute("PRAGMA data_version").fetchone()
-            if version == seen:
+            if version == seen and not self.database.doubtful:
                 continue
             seen = version
+            self.database.doubtful = False
             end = last_position(connection)
             if end > self.database.own_end and end > self._end:
                 try:

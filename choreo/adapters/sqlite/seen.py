@@ -33,12 +33,18 @@ NO_STATE = StateSeen(0, None)
 NOTHING = Seen()
 
 INBOX = (
-    "SELECT handler, subject, status, topic, partition, offset, hash, run, attempt FROM inbox"
-    " WHERE (handler, subject) IN ("
+    "SELECT handler, subject, status, topic, partition, offset, hash, run, attempt FROM asked"
+    " CROSS JOIN inbox ON handler = column1 AND subject = column2"
 )
-GATE = "SELECT kind, name, scope, seq, closed, members FROM gate WHERE (kind, name, scope) IN ("
-STATE = "SELECT type, key, version, value FROM state WHERE (type, key) IN ("
-MEMO = "SELECT subject, name, state, result FROM memo WHERE subject IN ("
+GATE = (
+    "SELECT kind, name, scope, seq, closed, members FROM asked"
+    " CROSS JOIN gate ON kind = column1 AND name = column2 AND scope = column3"
+)
+STATE = (
+    "SELECT type, key, version, value FROM asked"
+    " CROSS JOIN state ON type = column1 AND key = column2"
+)
+MEMO = "SELECT subject, name, state, result FROM asked CROSS JOIN memo ON subject = column1"
 
 
 def seen_of(
