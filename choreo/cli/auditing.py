@@ -1,0 +1,79 @@
+"""`audit`: does the log agree with the store, and both with what was promised."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+import typer
+
+from choreo.app import embedded
+from choreo.audit import Evidence, Violation, audit
+from choreo.audit.invariants import ALWAYS, AT_REST
+from choreo.cli.loading import functions
+from choreo.cli.output import cleaned, execute, fail, show_json
+from choreo.cli.running import clock
+from choreo.cli.settings import Settings
+from choreo.events import FLOW, Record
+from choreo.ports import Row, Store
+
+__all__ = ["run_audit"]
+
+
+def run_audit(settings: Settings, *, at_rest: bool, as_json: bool) -> None:
+    """Check everything that log and store can show; exit with 1 on a violation."""
+    if not settings.database.exists():
+        fail(f"there is no log at {settings.database} yet")
+    own = functions(settings.invariants)
+    found, checked = execute(_judged(settings, own, at_rest=at_rest))
+    sentences = [_sentence(violation) for violation in found]
+    if as_json:
+        show_json({"violations": sentences, "checked": checked})
+    else:
+        for sentence in sentences:
+            typer.echo(f"✘ {cleaned(sentence)}")
+        counts = ", ".join(f"{count} {name}" for name, count in checked.items())
+        verdict = f"{len(sentences)} violations" if sentences else "✔ no violations"
+        typer.echo(f"{verdict}; checked {counts}")
+    if sentences:
+        raise typer.Exit(1)
+
+
+async def _judged(
+    settings: Settings, own: Sequence[Callable[[Evidence], Iterable[str]]], *, at_rest: bool
+) -> tuple[list[Violation], dict[str, int]]:
+    history: list[Record] = []
+    broker, store = embedded(settings.folder, clock=clock())
+    try:
+        async for records in broker.read(None):
+            history += records
+        asking = _Asking(store, asyncio.get_running_loop())
+        evidence = Evidence(history, asking.rows, settings.database.parent)
+        found = await asyncio.to_thread(audit, evidence, invariants=own, at_rest=at_rest)
+    finally:
+        await store.close()
+        await broker.close()
+    flows = {record.headers[FLOW] for record in history if FLOW in record.headers}
+    judged = len(ALWAYS) + len(own) + (len(AT_REST) if at_rest else 0)
+    return found, {"records": len(history), "flows": len(flows), "invariants": judged}
+
+
+class _Asking:
+    """Lets an invariant, which runs in a thread, ask the store; each time for a moment only."""
+
+    def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+        self._store = store
+        self._loop = loop
+
+    def rows(self, sql: str, *values: object) -> list[Row]:
+        """Give the rows of a SELECT."""
+        return asyncio.run_coroutine_threadsafe(self._fetch(sql, values), self._loop).result()
+
+    async def _fetch(self, sql: str, values: Sequence[object]) -> list[Row]:
+        async with self._store.transaction() as tx:
+            return await tx.fetch(sql, *values)
+
+
+def _sentence(violation: Violation) -> str:
+    name, text = violation
+    return text if text.startswith(f"{name}:") else f"{name}: {text}"

@@ -1,0 +1,170 @@
+"""`run`, `tracker` and `dev`: what stays until it is told to go."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from choreo.app import App, open_broker, open_views
+from choreo.cli.loading import services
+from choreo.cli.output import execute, say
+from choreo.cli.settings import Settings
+from choreo.ports import Broker, Clock, ViewStore
+from choreo.tracker import Tracker
+
+__all__ = ["clock", "develop", "run_services", "run_tracker", "source_files"]
+
+LOOK_S = 0.3
+STOP_WITHIN_S = 20.0
+SOURCES = ("*.py", "*.sql")
+
+
+@cache
+def clock() -> Clock:
+    """Give the machine's clock."""
+    return App(folder=":memory:").clock
+
+
+def run_services(settings: Settings, *, tracked: bool) -> None:
+    """Run services until SIGTERM or SIGINT; with the tracker beside them if asked."""
+    execute(_run(settings, tracked=tracked))
+
+
+async def _run(settings: Settings, *, tracked: bool) -> None:
+    loaded = services(settings.modules)
+    async with App(*loaded, folder=settings.folder) as app:
+        names = ", ".join(service.name for service in loaded)
+        beside = " and the tracker" if tracked else ""
+        say(f"running {names}{beside} on {settings.database}; Ctrl-C ends it")
+        if not tracked:
+            await app.serve()
+            return
+        views = open_views(settings.folder)
+        tracker = Tracker(app.broker, views, app.clock)
+        serving = asyncio.create_task(app.serve())
+        following = asyncio.create_task(tracker.run())
+        try:
+            await asyncio.wait((serving, following), return_when=asyncio.FIRST_COMPLETED)
+            tracker.stop()
+            if serving.done():
+                await serving
+            await following
+        finally:
+            await _ended(serving, following)
+            await views.close()
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        if not task.done():
+            task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def run_tracker(settings: Settings) -> None:
+    """Keep the views up to date until SIGTERM or SIGINT."""
+    execute(_track(open_broker(settings.folder), open_views(settings.folder), settings))
+
+
+async def _track(broker: Broker, views: ViewStore, settings: Settings) -> None:
+    tracker = Tracker(broker, views, clock())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tracker.stop)
+    try:
+        say(f"following {settings.database}; Ctrl-C ends it")
+        await tracker.run()
+    finally:
+        await views.close()
+        await broker.close()
+
+
+# ── dev ──────────────────────────────────────────────────────────────────────────────────
+
+
+def develop(settings: Settings) -> None:
+    """Run services and tracker in a process of their own, again after every change."""
+    execute(_develop(settings))
+
+
+async def _develop(settings: Settings) -> None:
+    command = [sys.executable, "-m", "choreo", "run", "--tracker", *settings.modules]
+    if settings.folder is not None:
+        command += ["--folder", settings.folder]
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    while not told.is_set():
+        before = await asyncio.to_thread(_stamps, settings.modules)
+        process = await asyncio.create_subprocess_exec(*command, start_new_session=True)
+        changed = await _change(settings.modules, before, process, told)
+        await _stop(process)
+        if changed and not told.is_set():
+            say(f"{changed} has changed: starting again")
+
+
+async def _change(
+    modules: Sequence[str],
+    before: dict[Path, int],
+    process: asyncio.subprocess.Process,
+    told: asyncio.Event,
+) -> str:
+    """Wait until a source file has changed, and name it, or until we are told to end."""
+    mourned = False
+    while not told.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(told.wait(), LOOK_S)
+        now = await asyncio.to_thread(_stamps, modules)
+        changed = sorted(path for path, _ in before.items() ^ now.items())
+        if changed:
+            return str(changed[0])
+        if process.returncode is not None and not mourned:
+            mourned = True
+            say(f"ended with exit code {process.returncode}; waiting for a change")
+    return ""
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_WITHIN_S)
+        except TimeoutError:
+            process.kill()
+    await process.wait()
+
+
+def _stamps(modules: Sequence[str]) -> dict[Path, int]:
+    found = {}
+    for path in source_files(modules):
+        with suppress(OSError):
+            found[path] = path.stat().st_mtime_ns
+    return found
+
+
+def source_files(modules: Sequence[str]) -> Iterator[Path]:
+    """Name the files of modules: of a package all below it, of a module all in its folder."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    folders: dict[Path, bool] = {}
+    for named in modules:
+        name = named.partition(":")[0]
+        try:
+            spec = importlib.util.find_spec(name)
+        except Exception:  # noqa: BLE001 - a package that does not import; the child tells why
+            spec = None
+        if spec is None or spec.origin is None:
+            folders[Path(here, *name.split(".")[:-1])] = False
+        else:
+            folders[Path(spec.origin).parent] = spec.submodule_search_locations is not None
+    for folder, deep in folders.items():
+        for pattern in SOURCES:
+            yield from folder.rglob(pattern) if deep else folder.glob(pattern)
