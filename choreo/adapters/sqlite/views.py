@@ -54,6 +54,7 @@ MERGED = (
     "flow, root, name, status, key, end, started, ended, deadline, plain, updated, stuck_at, marks"
 )
 MERGED_COLUMNS = 13
+OLD = f"SELECT {MERGED} FROM asked CROSS JOIN flow ON flow.flow = asked.column1"
 MOVED_FROM = 10  # what changes with every fact stands at the end
 STEPS = (
     "coalesce(steps, (SELECT count(DISTINCT step || ' ' || hex(coalesce(subject, cause))) "
@@ -277,7 +278,7 @@ class SqliteViewStore:
         keys = [packed(merge.flow) for merge in merges]
         old = {
             row[0]: FlowRow._make(row)
-            for row in select_rows(c, f"SELECT {MERGED} FROM flow WHERE flow IN (", 1, keys)
+            for row in select_rows(c, OLD, 1, keys)
         }
         words = self._words
         ends = {(words.get(root), words.get(end))
