@@ -38,13 +38,10 @@ def bare_steps_per_s(path: Path, *, steps: int, business: bool = False) -> float
     connection.execute("PRAGMA synchronous=FULL")
     connection.executescript(TABLES)
     inbox = f"INSERT INTO inbox VALUES {','.join(['(?,?,2)'] * GROUP)}"
-    log = (
-        "INSERT INTO log (topic, partition, key, headers, value) VALUES "
-        + ",".join(["(?,?,?,?,?)"] * GROUP)
+    log = "INSERT INTO log (topic, partition, key, headers, value) VALUES " + ",".join(
+        ["(?,?,?,?,?)"] * GROUP
     )
-    stock = (
-        "INSERT INTO stock VALUES (?, 1) ON CONFLICT (sku) DO UPDATE SET units = units + 1"
-    )
+    stock = "INSERT INTO stock VALUES (?, 1) ON CONFLICT (sku) DO UPDATE SET units = units + 1"
     filler = "x" * 200
     flow = str(uuid.uuid4())
     subject = uuid.uuid4().bytes

@@ -20,7 +20,8 @@ __all__ = ["saga5", "saga5_tx"]
 
 STEPS = 5
 FLOWS = 40_000
-WINDOW = 500
+WINDOW = 256
+AHEAD = 2000
 FILLER = "x" * 200
 BEHIND_MAX_S = 1.0
 
@@ -73,10 +74,8 @@ class Step5(Event, topic="saga.s5", key="order_id"):
     n: int
 
 
-EVENTS: tuple[type[Event], ...] = (Step0, Step1, Step2, Step3, Step4, Step5)
-SQL = (
-    "INSERT INTO bench_stock VALUES ($1, 1) ON CONFLICT (sku) DO UPDATE SET units = units + 1"
-)
+EVENTS = (Step0, Step1, Step2, Step3, Step4, Step5)
+SQL = "INSERT INTO bench_stock VALUES ($1, 1) ON CONFLICT (sku) DO UPDATE SET units = units + 1"
 
 
 class Count:
@@ -132,19 +131,19 @@ async def _run(folder: Path, flows: int, *, business: bool) -> dict[str, float]:
                     "CREATE TABLE bench_stock (sku TEXT PRIMARY KEY, units INTEGER) WITHOUT ROWID"
                 )
         begun, cpu = time.perf_counter(), time.process_time()
-        for first in range(0, flows, WINDOW):
-            await asyncio.gather(
-                *(
-                    app.publish(Step0(order_id=f"order-{n}", filler=FILLER, n=0))
-                    for n in range(first, min(first + WINDOW, flows))
-                )
-            )
-            while count.left > flows - first + 4 * WINDOW:
-                await asyncio.sleep(0.001)
+        await asyncio.gather(*(_feed(app, count, n, flows) for n in range(WINDOW)))
         await count.done.wait()
         await app.drain()
         took, cpu = time.perf_counter() - begun, time.process_time() - cpu
     return {"took": took, "cpu": cpu}
+
+
+async def _feed(app: App, count: Count, first: int, flows: int) -> None:
+    """Publish every WINDOW-th root, not too far ahead of what is done."""
+    for n in range(first, flows, WINDOW):
+        await app.publish(Step0(order_id=f"order-{n}", filler=FILLER, n=0))
+        while count.left + n > flows + AHEAD:
+            await asyncio.sleep(0.002)
 
 
 def _handlers_cpu_us(flows: int) -> float:
@@ -191,8 +190,9 @@ def _measured(*, business: bool, flows: int) -> tuple[dict[str, float], float]:
 
 def _bare(*, business: bool) -> float:
     with tempfile.TemporaryDirectory() as made:
-        return bare_steps_per_s(Path(made) / "bare.db", steps=200_000 // 256 * 256,
-                                business=business)
+        return bare_steps_per_s(
+            Path(made) / "bare.db", steps=200_000 // 256 * 256, business=business
+        )
 
 
 def saga5(flows: int = FLOWS) -> list[Figure]:

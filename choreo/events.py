@@ -79,10 +79,11 @@ class Partition(NamedTuple):
 class Record:
     """An event's bytes on a topic. `offset` is -1 until the broker has given one.
 
-    `trusted` says that this very process wrote the bytes: limits need not be checked again.
+    `trusted` says that this very process wrote the bytes: limits need not be checked again;
+    `fresh`, that it also published this id for the first time: nobody can have handled it.
     """
 
-    __slots__ = ("headers", "key", "offset", "partition", "topic", "trusted", "value")
+    __slots__ = ("fresh", "headers", "key", "offset", "partition", "topic", "trusted", "value")
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class Record:
         self.value = value
         self.partition = partition
         self.offset = offset
-        self.trusted = False
+        self.trusted = self.fresh = False
 
     def __repr__(self) -> str:
         kind = self.headers.get(TYPE, "?")
@@ -209,7 +210,7 @@ def id_text(raw: bytes) -> str:
 
 def id_bytes(text: str, source: str = "") -> bytes:
     """Give the 16 bytes of an id; one that is no UUID is hashed together with its source."""
-    if _UUID.fullmatch(text):
+    if len(text) == 36 and _UUID.fullmatch(text):  # noqa: PLR2004 - the length of a UUID
         return bytes.fromhex(text.replace("-", ""))
     named = f"{source}\0{text}".encode("utf-8", "surrogatepass")
     return hashlib.sha1(named, usedforsecurity=False).digest()[:16]

@@ -23,13 +23,12 @@ from choreo.step.decide import (
 )
 from choreo.step.delivery import NOT_RUN, Delivery, Role, Route
 from choreo.step.parking import thawed
-from choreo.step.publish import Moment, payload_hash
+from choreo.step.publish import payload_hash
 
 __all__ = [
     "NOT_RUN",
     "Compiled",
     "Delivery",
-    "Moment",
     "MoreGates",
     "Role",
     "Route",

@@ -30,7 +30,6 @@ from choreo.step.gates import ABSENT, UndoGate, gate_scope, members_of, written
 from choreo.step.marks import decide_mark
 from choreo.step.parking import frozen, frozen_delivery
 from choreo.step.publish import (
-    Moment,
     as_void,
     dead_letter,
     describe,
@@ -124,15 +123,15 @@ def _gates_of(d: Delivery) -> tuple[GateKey, ...]:
     return tuple(keys)
 
 
-def before_run(d: Delivery, seen: Seen, moment: Moment) -> Plan | None:
+def before_run(d: Delivery, seen: Seen, now: float) -> Plan | None:
     """Decide what can be decided without the handler; None: run it."""
     if seen.status is not None and (
         d.seen is None or seen.status is not Status.PARKED or (seen.run, seen.attempt) != d.seen
     ):
-        return skipped(d, seen, moment)
+        return skipped(d, seen, now)
     route = d.route
     if route.role is not Role.HANDLE:
-        return Plan(d.owned, tuple(decide_mark(d, seen, moment)))
+        return Plan(d.owned, tuple(decide_mark(d, seen, now)))
     if not route.gated:
         return None
     closed = [key for key, gate in seen.gates.items() if gate.closed]
@@ -145,7 +144,7 @@ def before_run(d: Delivery, seen: Seen, moment: Moment) -> Plan | None:
             reason = f"{'scope closed by' if undone else 'not after'} {_why(seen, key)}"
             changes = [_settle(d, Status.VOID), *finish_timer(d)]
             changes += _release(d, seen)
-            changes.append(Publish(note(d, "void", moment, reason=reason)))
+            changes.append(Publish(note(d, "void", now, reason=reason)))
             return Plan(d.owned, tuple(changes))
     return None
 
@@ -155,7 +154,7 @@ def _why(seen: Seen, key: GateKey) -> str:
     return str(why[4].get(TYPE, "")) if why else key.name
 
 
-def skipped(d: Delivery, seen: Seen, moment: Moment) -> Plan:
+def skipped(d: Delivery, seen: Seen, now: float) -> Plan:
     """Leave a delivery that was settled before. The same record again leaves no trace."""
     if d.seen is not None or d.timer is not None or seen.source == d.source:
         return Plan(d.owned, ())
@@ -165,17 +164,17 @@ def skipped(d: Delivery, seen: Seen, moment: Moment) -> Plan:
     if seen.payload_hash not in (b"", d.payload_hash):
         reason = "an event of this id but other content came before"
     place = f"{d.source.topic}-{d.source.partition}-{d.source.offset}"
-    return Plan(d.owned, (Publish(note(d, "duplicate", moment, reason=reason, place=place)),))
+    return Plan(d.owned, (Publish(note(d, "duplicate", now, reason=reason, place=place)),))
 
 
-def intent(d: Delivery, seen: Seen, moment: Moment) -> list[Change]:
+def intent(d: Delivery, seen: Seen, now: float) -> list[Change]:
     """Tell the undo gates that this delivery is about to call the outside.
 
     Raises StepVoid when its scope was closed meanwhile: the call must not be made.
     """
     if d.intended:
         return []
-    if before_run(d, seen, moment) is not None:
+    if before_run(d, seen, now) is not None:
         raise StepVoid
     changes: list[Change] = []
     for handler in d.route.effects:
@@ -194,7 +193,7 @@ def after_run(
     d: Delivery,
     seen: Seen,
     result: object,
-    moment: Moment,
+    now: float,
     *,
     flow: str | None = None,
     state: State | None = None,
@@ -207,9 +206,9 @@ def after_run(
     route = d.route
     spec = route.direct.get(type(result))
     if spec is not None and not route.gated and state is None and d.timer is None:
-        record = event_record(d, spec, result, 0, moment.now, flow=flow)  # type: ignore[arg-type]
+        record = event_record(d, spec, result, 0, now, flow=flow)  # type: ignore[arg-type]
         return Plan(d.owned, (_settle(d, Status.DONE), Publish(record)))
-    left = _Left(d, seen, moment, flow or flow_of(d.record))
+    left = _Left(d, seen, now, flow or flow_of(d.record))
     for n, output in enumerate(route.handler.signature.outputs.take(result)):
         left.take(n, output)
     changes: list[Change] = [_settle(d, Status.DONE), *finish_timer(d)]
@@ -218,17 +217,17 @@ def after_run(
         changes += _saved(d, seen, state)
     if not any(type(change) is Publish for change in changes):
         dues = [change.due for change in left.timers if isinstance(change, SetTimer)]
-        changes.append(Publish(note(d, "done", moment, due=min(dues, default=None))))
+        changes.append(Publish(note(d, "done", now, due=min(dues, default=None))))
     return Plan(d.owned, tuple(changes))
 
 
 class _Left:
     """What the outputs of one step leave, gate by gate."""
 
-    def __init__(self, d: Delivery, seen: Seen, moment: Moment, flow: str) -> None:
+    def __init__(self, d: Delivery, seen: Seen, now: float, flow: str) -> None:
         self.d = d
         self.seen = seen
-        self.moment = moment
+        self.now = now
         self.flow = flow
         self.records: list[tuple[Record, Event]] = []
         self.timers: list[Change] = []
@@ -240,13 +239,11 @@ class _Left:
             self.timers.append(CancelTimer(self._timer_id(output.name)))
             return
         event = output.event if isinstance(output, After) else output
-        record = event_record(
-            d, d.route.outputs[type(event)], event, n, self.moment.now, flow=self.flow
-        )
+        record = event_record(d, d.route.outputs[type(event)], event, n, self.now, flow=self.flow)
         if isinstance(output, After):
             timer = self._timer_id(output.name or f"\0{record.headers[ID]}")
             name = f"{d.route.handler.name}!{Role.AFTER.value}"
-            due = output.due(self.moment.now)
+            due = output.due(self.now)
             self.timers.append(SetTimer(timer, due, name, frozen(record), d.source))
         else:
             self.records.append((record, event))
@@ -265,7 +262,7 @@ class _Left:
             for gate, effects in gates:
                 gate.ended(d)
                 for effect in effects:
-                    gate.add(d, as_void(effect) if gate.closed else effect, self.moment)
+                    gate.add(d, as_void(effect) if gate.closed else effect, self.now)
                 changes += gate.changes(d)
         if not void:
             changes += self._closings()
@@ -342,12 +339,12 @@ def _saved(d: Delivery, seen: Seen, state: State) -> list[Change]:
 # ── failed ───────────────────────────────────────────────────────────────────────────────
 
 
-def failed(d: Delivery, seen: Seen, error: BaseException, moment: Moment) -> Verdict:
-    """Decide what follows from an exception of the handler."""
+def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: float) -> Verdict:
+    """Decide what follows from an exception of the handler; `draw` in [0, 1) spreads retries."""
     handler = d.route.handler
     if isinstance(error, Later):
-        due = error.due(moment.now)
-        plan = _park(d, due, d.attempt, "", note(d, "waiting", moment, due=due))
+        due = error.due(now)
+        plan = _park(d, due, d.attempt, "", note(d, "waiting", now, due=due))
         return Verdict(plan)
     name, text = describe(error)
     about: dict[str, Any] = {"error": name, "message": text}
@@ -356,42 +353,42 @@ def failed(d: Delivery, seen: Seen, error: BaseException, moment: Moment) -> Ver
         error, "transient", False
     )
     if d.unknown or handler.kind is Kind.COMPENSATE:
-        delay = UNKNOWN_OUTCOME.delay_s(d.attempt, moment.draw)
+        delay = UNKNOWN_OUTCOME.delay_s(d.attempt, draw)
     elif hopeless or not handler.retry.retryable(error):
-        return Verdict(_given_up(d, seen, moment, "not retryable", about))
+        return Verdict(_given_up(d, seen, now, "not retryable", about))
     elif d.attempt >= handler.retry.attempts_max:
-        return Verdict(_given_up(d, seen, moment, "attempts used up", about))
+        return Verdict(_given_up(d, seen, now, "attempts used up", about))
     else:
-        delay = handler.retry.delay_s(d.attempt, moment.draw)
-    due = moment.now + delay
-    said = note(d, "retrying", moment, due=due, **about)
+        delay = handler.retry.delay_s(d.attempt, draw)
+    due = now + delay
+    said = note(d, "retrying", now, due=due, **about)
     if delay <= INLINE_MAX_S:
         return Verdict(Plan(d.owned, (Publish(said),)), delay)
     return Verdict(_park(d, due, d.attempt + 1, text, said))
 
 
-def _given_up(d: Delivery, seen: Seen, moment: Moment, reason: str, about: dict[str, Any]) -> Plan:
+def _given_up(d: Delivery, seen: Seen, now: float, reason: str, about: dict[str, Any]) -> Plan:
     stand_in = d.route.otherwise
     changes: list[Change] = finish_timer(d)
     changes += _release(d, seen)
     if stand_in is not None:
         why = {"reason": reason, "attempts": d.attempt, **about}
         payload = frozen(d.record, extras=d.extras, failure=why)
-        parked = Parked(d.run, 1, moment.now, "", payload, "")
+        parked = Parked(d.run, 1, now, "", payload, "")
         changes += [
             _settle(d, Status.DONE),
             Settle(
                 stand_in.name, d.subject, Status.PARKED, d.payload_hash, d.source, None, parked,
                 spawn=True,
             ),
-            Publish(note(d, "given_up", moment, reason=reason, **about)),
+            Publish(note(d, "given_up", now, reason=reason, **about)),
         ]  # fmt: skip
         return Plan(d.owned, tuple(changes))
     row = Parked(d.run, d.attempt, None, d.chain_text(), frozen_delivery(d), about["message"])
     changes += [
         _settle(d, Status.DEAD, row),
-        Publish(dead_letter(d, moment, about)),
-        Publish(note(d, "dead", moment, reason=reason, **about)),
+        Publish(dead_letter(d, now, about)),
+        Publish(note(d, "dead", now, reason=reason, **about)),
     ]
     return Plan(d.owned, tuple(changes))
 

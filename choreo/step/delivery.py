@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 from choreo.context import Context, State
@@ -119,69 +120,39 @@ class Delivery:
     gathered (by parameter), the failure that an `otherwise` stands in for.
     """
 
-    __slots__ = (
-        "attempt",
-        "chain",
-        "changes",
-        "context",
-        "due_key",
-        "error",
-        "extras",
-        "failure",
-        "flow",
-        "following",
-        "lane",
-        "loaded",
-        "memos",
-        "more",
-        "owned",
-        "payload_hash",
-        "record",
-        "result",
-        "route",
-        "run",
-        "seen",
-        "slot",
-        "source",
-        "started",
-        "state",
-        "subject",
-        "timer",
-        "took",
-    )
+    run = 0
+    attempt = 1
+    seen: tuple[int, int] | None = None
+    timer: tuple[bytes, float] | None = None
+    payload_hash = b""
+    extras: Mapping[str, Record] = MappingProxyType({})
+    failure: Mapping[str, Any] | None = None
+    memos: Mapping[str, tuple[Memo, bytes]] = MappingProxyType({})
+    owned: Owned | None = None
+    # what its handler did, until that is committed
+    loaded: Seen = NOTHING_SEEN
+    more: tuple[GateKey, ...] = ()
+    started = 0.0
+    took = 0.0
+    result: object = NOT_RUN
+    error: BaseException | None = None
+    flow: str | None = None
+    context: Context | None = None
+    changes: tuple[Change, ...] = ()
+    state: State | None = None
+    # scheduling
+    chain: Any = None
+    following: Delivery | None = None
+    due_key: tuple[str, bytes] | None = None
+    batch: Any = None
+    lane: Any = None
 
     def __init__(self, route: Route, record: Record, subject: bytes, source: Source) -> None:
-        """Begin at attempt 1 of run 0."""
+        """Begin at attempt 1 of run 0; what most deliveries never need stays in the class."""
         self.route = route
         self.record = record
         self.subject = subject
         self.source = source
-        self.run = 0
-        self.attempt = 1
-        self.seen: tuple[int, int] | None = None
-        self.timer: tuple[bytes, float] | None = None
-        self.payload_hash = b""
-        self.extras: Mapping[str, Record] = _NONE
-        self.failure: Mapping[str, Any] | None = None
-        self.memos: dict[str, tuple[Memo, bytes]] = {}
-        self.started = 0.0
-        self.took = 0.0
-        self.owned: Owned | None = None
-        # what its handler did, until that is committed
-        self.loaded: Seen = NOTHING_SEEN
-        self.more: tuple[GateKey, ...] = ()
-        self.result: object = NOT_RUN
-        self.error: BaseException | None = None
-        self.flow: str | None = None
-        self.context: Context | None = None
-        self.changes: tuple[Change, ...] = ()
-        self.state: State | None = None
-        # scheduling
-        self.chain: Any = None
-        self.following: Delivery | None = None
-        self.due_key: tuple[str, bytes] | None = None
-        self.slot: Any = None
-        self.lane: Any = None
 
     @property
     def intended(self) -> bool:
@@ -204,6 +175,3 @@ class Delivery:
     def seen_alone(self) -> bool:
         """Tell whether this is an undo, a fallback, a join or a timer: nothing waits behind it."""
         return bool(self.extras) or self.failure is not None or self.timer is not None
-
-
-_NONE: Mapping[str, Record] = {}

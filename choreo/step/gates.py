@@ -33,7 +33,7 @@ from choreo.ports import GateSeen, Seen
 from choreo.service import Handler
 from choreo.step.delivery import Delivery
 from choreo.step.parking import frozen
-from choreo.step.publish import Moment, nothing_record
+from choreo.step.publish import nothing_record
 
 __all__ = ["UndoGate", "gate_scope", "gate_subject", "members_of", "written"]
 
@@ -94,21 +94,21 @@ class UndoGate:
             intents.remove(d.subject.hex())
             self._changed = True
 
-    def add(self, d: Delivery, effect: Record, moment: Moment) -> None:
+    def add(self, d: Delivery, effect: Record, now: float) -> None:
         """Add an effect; in a closed scope it is undone at once."""
         self._members.setdefault("effects", {})[effect.headers[ID]] = pack_record(effect)
         self._changed = True
         if self.closed:
-            self._undo(d, effect, unpack_record(self._members["why"]), moment)
+            self._undo(d, effect, unpack_record(self._members["why"]), now)
 
-    def close(self, d: Delivery, moment: Moment) -> None:
+    def close(self, d: Delivery, now: float) -> None:
         """Close the scope because of `d`'s event: each effect is undone by its own delivery."""
         if self.closed:
             return
         self.closed = self._changed = True
         self._members["why"] = pack_record(d.record)
         for effect in self._members.get("effects", {}).values():
-            self._undo(d, unpack_record(effect), d.record, moment)
+            self._undo(d, unpack_record(effect), d.record, now)
 
     def changes(self, d: Delivery) -> list[Change]:
         """Give what is to be written; publishes `nothing` when it is certain."""
@@ -122,10 +122,10 @@ class UndoGate:
             return []
         return [written(self.key, self.seen, members, closed=self.closed), *self._more]
 
-    def _undo(self, d: Delivery, effect: Record, why: Record, moment: Moment) -> None:
+    def _undo(self, d: Delivery, effect: Record, why: Record, now: float) -> None:
         subject = id_bytes(effect.headers[ID])
         row = frozen(effect, extras={"why": why})
-        parked = Parked(0, 1, moment.now, "", row, "")
+        parked = Parked(0, 1, now, "", row, "")
         self._more.append(
             Settle(
                 self.handler.name, subject, Status.PARKED, b"", d.source, None, parked, spawn=True

@@ -18,33 +18,33 @@ from choreo.ports import Seen
 from choreo.step.delivery import Delivery, Role
 from choreo.step.gates import ABSENT, UndoGate, gate_subject, members_of, written
 from choreo.step.parking import frozen
-from choreo.step.publish import Moment, as_stamped, note
+from choreo.step.publish import as_stamped, note
 
 __all__ = ["decide_mark"]
 
 
-def decide_mark(d: Delivery, seen: Seen, moment: Moment) -> list[Change]:
+def decide_mark(d: Delivery, seen: Seen, now: float) -> list[Change]:
     """Decide a delivery whose role is not HANDLE."""
     if d.route.role is Role.AFTER:
-        record = as_stamped(d.record, moment.now)
+        record = as_stamped(d.record, now)
         return [CancelTimer(*d.timer), Publish(record)] if d.timer else []
     (key,) = seen.gates
     settled = Settle(d.route.name, d.subject, Status.DONE, d.payload_hash, d.source, d.seen, None)
-    return [settled, *_DECIDE[d.route.role](d, key, seen, moment)]
+    return [settled, *_DECIDE[d.route.role](d, key, seen, now)]
 
 
-def _why(d: Delivery, key: GateKey, seen: Seen, moment: Moment) -> list[Change]:
+def _why(d: Delivery, key: GateKey, seen: Seen, now: float) -> list[Change]:
     gate = UndoGate(d.route.handler, key, seen)
-    gate.close(d, moment)
+    gate.close(d, now)
     return gate.changes(d)
 
 
-def _unless(d: Delivery, key: GateKey, seen: Seen, moment: Moment) -> list[Change]:
-    del moment
+def _unless(d: Delivery, key: GateKey, seen: Seen, now: float) -> list[Change]:
+    del now
     return [written(key, seen.gates[key], {"why": pack_record(d.record)}, closed=True)]
 
 
-def _open(d: Delivery, key: GateKey, seen: Seen, moment: Moment) -> list[Change]:
+def _open(d: Delivery, key: GateKey, seen: Seen, now: float) -> list[Change]:
     gate = seen.gates.get(key, ABSENT)
     if gate.closed:
         return []
@@ -52,15 +52,15 @@ def _open(d: Delivery, key: GateKey, seen: Seen, moment: Moment) -> list[Change]
     members = members_of(gate)
     timer = derived_id(d.subject, f"{handler.name}/timer".encode())
     members.setdefault("timers", []).append(timer.hex())
-    due = moment.now + (handler.within_s or 0.0)
+    due = now + (handler.within_s or 0.0)
     return [
         written(key, gate, members, closed=False),
         SetTimer(timer, due, handler.name, frozen(d.record), d.source),
     ]
 
 
-def _close(d: Delivery, key: GateKey, seen: Seen, moment: Moment) -> list[Change]:
-    del d, moment
+def _close(d: Delivery, key: GateKey, seen: Seen, now: float) -> list[Change]:
+    del d, now
     gate = seen.gates.get(key, ABSENT)
     if gate.closed:
         return []
@@ -72,7 +72,7 @@ def _close(d: Delivery, key: GateKey, seen: Seen, moment: Moment) -> list[Change
 # ── joins ────────────────────────────────────────────────────────────────────────────────
 
 
-def _arrive(d: Delivery, key: GateKey, seen: Seen, moment: Moment) -> list[Change]:
+def _arrive(d: Delivery, key: GateKey, seen: Seen, now: float) -> list[Change]:
     gate = seen.gates.get(key, ABSENT)
     if gate.closed:
         return []
@@ -91,11 +91,11 @@ def _arrive(d: Delivery, key: GateKey, seen: Seen, moment: Moment) -> list[Chang
         timer = derived_id(gate_subject(key), b"late")
         members["timer"] = timer.hex()
         name = f"{d.route.handler.name}!{Role.LATE.value}"
-        changes.append(SetTimer(timer, moment.now + within_s, name, frozen(d.record), d.source))
-    return [*changes, *_completed(d, key, seen, members, moment)]
+        changes.append(SetTimer(timer, now + within_s, name, frozen(d.record), d.source))
+    return [*changes, *_completed(d, key, seen, members, now)]
 
 
-def _late(d: Delivery, key: GateKey, seen: Seen, moment: Moment) -> list[Change]:
+def _late(d: Delivery, key: GateKey, seen: Seen, now: float) -> list[Change]:
     gate = seen.gates.get(key, ABSENT)
     changes: list[Change] = [CancelTimer(*d.timer)] if d.timer else []
     if gate.closed:
@@ -104,8 +104,8 @@ def _late(d: Delivery, key: GateKey, seen: Seen, moment: Moment) -> list[Change]
     members["late"] = True
     if _missing(d, members):
         missing = ", ".join(_missing(d, members))
-        changes.append(Publish(note(d, "overdue", moment, reason=f"still waits for {missing}")))
-    return [*changes, *_completed(d, key, seen, members, moment)]
+        changes.append(Publish(note(d, "overdue", now, reason=f"still waits for {missing}")))
+    return [*changes, *_completed(d, key, seen, members, now)]
 
 
 def _missing(d: Delivery, members: dict[str, dict[str, object]]) -> list[str]:
@@ -114,7 +114,7 @@ def _missing(d: Delivery, members: dict[str, dict[str, object]]) -> list[str]:
 
 
 def _completed(
-    d: Delivery, key: GateKey, seen: Seen, members: dict[str, dict[str, object]], moment: Moment
+    d: Delivery, key: GateKey, seen: Seen, members: dict[str, dict[str, object]], now: float
 ) -> list[Change]:
     """Write the gate; when nothing is missing any more, hand all that came to the handler."""
     gate = seen.gates.get(key, ABSENT)
@@ -127,7 +127,7 @@ def _completed(
         return [written(key, gate, members, closed=False)]
     slots = [slot.name for slot in d.route.slots if slot.name in arrived]
     payload = frozen(arrived[slots[0]], extras={name: arrived[name] for name in slots})
-    parked = Parked(0, 1, moment.now, "", payload, "")
+    parked = Parked(0, 1, now, "", payload, "")
     changes: list[Change] = [
         written(key, gate, members, closed=True),
         Settle(

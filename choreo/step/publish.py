@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from choreo.codec import JSON_TYPE
 from choreo.events import (
@@ -38,7 +38,6 @@ from choreo.service import Kind
 from choreo.step.delivery import Delivery, OutputSpec
 
 __all__ = [
-    "Moment",
     "dead_letter",
     "event_record",
     "flow_of",
@@ -46,13 +45,6 @@ __all__ = [
     "nothing_record",
     "payload_hash",
 ]
-
-
-class Moment(NamedTuple):
-    """What a decision may know of the world: the time (epoch seconds) and one draw in [0, 1)."""
-
-    now: float
-    draw: float = 0.0
 
 
 @lru_cache(maxsize=64)
@@ -97,7 +89,7 @@ def event_record(
     if d.extras:
         _causes(d, headers)
     record = Record(spec.topic, key.encode(), headers, spec.dump(event))
-    record.trusted = True
+    record.trusted = record.fresh = True
     return record
 
 
@@ -151,7 +143,7 @@ def as_stamped(record: Record, now: float) -> Record:
 # ── what has no output ───────────────────────────────────────────────────────────────────
 
 
-def note(d: Delivery, state: str, moment: Moment, **about: Any) -> Record:
+def note(d: Delivery, state: str, now: float, **about: Any) -> Record:
     """Make the record on `choreo.steps` that tells what became of a delivery."""
     handler = d.route.handler
     cause = d.record.headers
@@ -162,7 +154,7 @@ def note(d: Delivery, state: str, moment: Moment, **about: Any) -> Record:
         ID: id_text(derived_id(d.subject, salt)),
         SOURCE: d.route.service,
         TYPE: f"{STEPS_TOPIC}.StepNoted",
-        TIME: stamp(moment.now),
+        TIME: stamp(now),
         SUBJECT: flow,
         CONTENT_TYPE: JSON_TYPE,
         FLOW: flow,
@@ -192,13 +184,13 @@ def note(d: Delivery, state: str, moment: Moment, **about: Any) -> Record:
     return record
 
 
-def dead_letter(d: Delivery, moment: Moment, failure: dict[str, Any]) -> Record:
+def dead_letter(d: Delivery, now: float, failure: dict[str, Any]) -> Record:
     """Make the record on `choreo.dead`: the very bytes that failed, and why."""
     headers = dict(d.record.headers)
     salt = f"{d.route.name}/dead/{d.run}/{d.attempt}".encode()
     headers["choreo-dead-id"] = id_text(derived_id(d.subject, salt))
     headers["choreo-dead-step"] = d.route.name
-    headers["choreo-dead-time"] = stamp(moment.now)
+    headers["choreo-dead-time"] = stamp(now)
     headers["choreo-dead-source"] = f"{d.source.topic}-{d.source.partition}-{d.source.offset}"
     headers["choreo-dead-error"] = str(failure["error"])
     headers["choreo-dead-message"] = str(failure["message"])

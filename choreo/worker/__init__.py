@@ -1,5 +1,6 @@
 """The loops that perform what `step` decides: poll, load, run, commit, timers."""
 
-from choreo.worker.worker import Limits, Worker
+from choreo.worker.pipeline import Limits
+from choreo.worker.worker import Worker
 
 __all__ = ["Limits", "Worker"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
 from collections.abc import Hashable
 
@@ -10,18 +11,18 @@ from choreo.plan import Owned, Source
 from choreo.ports import Subscription
 from choreo.step import Compiled, Delivery, Route, want
 
-__all__ = ["Lane", "Slot"]
+__all__ = ["Batch", "Lane", "subject_of"]
 
 
-class Slot:
-    """A polled record and how many of its deliveries are not settled."""
+class Batch:
+    """Records polled at once: how many of their deliveries are not settled, and where it began."""
 
-    __slots__ = ("left", "offset")
+    __slots__ = ("firsts", "left")
 
-    def __init__(self, offset: int, left: int) -> None:
+    def __init__(self, left: int = 0) -> None:
         """Count `left` deliveries."""
-        self.offset = offset
         self.left = left
+        self.firsts: dict[tuple[str, int], int] = {}
 
 
 class Lane:
@@ -36,40 +37,43 @@ class Lane:
         self.held: Counter[tuple[str, str]] = Counter(owned.held)
         self.running_due: set[tuple[str, bytes]] = set()
         self.next_due: float | None = 0.0
-        self.uncommitted = 0
+        self.uncommitted = False
+        self.due_added = asyncio.Event()
         self._chains: dict[Hashable, Delivery] = {}
-        self._open: dict[tuple[str, int], deque[Slot]] = {}
+        self._open: deque[Batch] = deque()
         self._last: dict[tuple[str, int], int] = {}
 
-    def took(self, record: Record, deliveries: int) -> Slot:
+    def took(self, record: Record, batch: Batch) -> None:
         """Note a polled record."""
         place = (record.topic, record.partition)
         self._last[place] = record.offset
-        slot = Slot(record.offset, deliveries)
-        if deliveries:
-            open_slots = self._open.get(place)
-            if open_slots is None:
-                open_slots = self._open[place] = deque()
-            open_slots.append(slot)
-        return slot
+        if place not in batch.firsts:
+            batch.firsts[place] = record.offset
+
+    def arrived(self, batch: Batch) -> None:
+        """Note a batch; its deliveries are counted now."""
+        self.uncommitted = True
+        if batch.left:
+            self._open.append(batch)
 
     def watermarks(self) -> dict[Partition, int]:
-        """Give, per partition, the first offset that is not settled."""
-        found = {}
-        for place, last in self._last.items():
-            slots = self._open.get(place)
-            while slots and not slots[0].left:
-                slots.popleft()
-            found[Partition(*place)] = slots[0].offset if slots else last + 1
+        """Give, per partition, an offset before which all is settled."""
+        while self._open and not self._open[0].left:
+            self._open.popleft()
+        found = {Partition(*place): last + 1 for place, last in self._last.items()}
+        for batch in reversed(self._open):
+            if batch.left:
+                for place, first in batch.firsts.items():
+                    found[Partition(*place)] = first
         return found
 
-    def delivery(self, route: Route, record: Record, subject: bytes, slot: Slot) -> Delivery:
+    def delivery(self, route: Route, record: Record, subject: bytes, batch: Batch) -> Delivery:
         """Make the delivery of a polled record."""
         source = Source(record.topic, record.partition, record.offset)
         d = Delivery(route, record, subject, source)
         d.owned = self.owned
         d.lane = self
-        d.slot = slot
+        d.batch = batch
         return d
 
     # ── chains ───────────────────────────────────────────────────────────────────────────

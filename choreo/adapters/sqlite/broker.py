@@ -29,6 +29,7 @@ class SqliteBroker:
         self._database = log.database
         self._database.hold()
         self._subscriptions: list[SqliteSubscription] = []
+        self._pending: list[_Pending] = []
         self._closed = False
 
     @property
@@ -44,12 +45,25 @@ class SqliteBroker:
         self._check()
         if not records:
             return
-        await self._log.open()
-        if any(record.topic not in self._log.topics for record in records):
+        if not self._log.topics.keys() >= {record.topic for record in records}:
+            await self._log.open()
             await self._log.refresh()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._database.submit(_Append(self._log, records, done))
+        rows = self._log.rows(records)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        if not self._pending:
+            loop.call_soon(self._submit)
+        self._pending.append((records, rows, done))
         await done
+
+    def _submit(self) -> None:
+        """Write what was asked for in one turn of the loop as one."""
+        pending, self._pending = self._pending, []
+        try:
+            self._database.submit(_Append(self._log, pending))
+        except BrokerClosedError as exc:
+            for _, _, done in pending:
+                done.set_exception(exc)
 
     async def subscribe(self, group: str, topics: Sequence[str]) -> SqliteSubscription:
         self._check()
@@ -117,13 +131,18 @@ class SqliteBroker:
             )
 
 
+_Pending = tuple[Sequence[Record], list[Any], asyncio.Future[None]]
+
+
 class _Append:
-    def __init__(self, log: Log, records: Sequence[Record], done: asyncio.Future[None]) -> None:
-        self.weight = len(records)
+    """Records of one turn of the loop; each call's are there, or none of any."""
+
+    def __init__(self, log: Log, pending: list[_Pending]) -> None:
         self._log = log
-        self._records = records
-        self._rows = log.rows(records)
-        self._done = done
+        self._pending = pending
+        self._records = [record for records, _, _ in pending for record in records]
+        self._rows = [value for _, rows, _ in pending for value in rows]
+        self.weight = len(self._records)
         self._first = 0
 
     def perform(self, connection: sqlite3.Connection) -> None:
@@ -132,12 +151,13 @@ class _Append:
     def finish(self, error: BaseException | None) -> None:
         if error is None:
             self._log.appended(self._records, self._first)
-        if self._done.done():
-            return
-        if error is None:
-            self._done.set_result(None)
-        else:
-            self._done.set_exception(error)
+        for _, _, done in self._pending:
+            if done.done():
+                continue
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
 
 
 class SqliteSubscription:

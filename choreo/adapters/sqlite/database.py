@@ -109,7 +109,9 @@ class Database:
             self._opening = self._loop.create_future()
             opened = self._opening
             self._start("writer", lambda: self._write_forever(opened))
-        await asyncio.shield(self._opening)
+        if not self._opening.done():
+            await asyncio.shield(self._opening)
+        self._opening.result()
 
     def _start(self, what: str, run: Callable[[], None]) -> None:
         thread = threading.Thread(target=run, name=f"choreo-sqlite-{what}", daemon=True)

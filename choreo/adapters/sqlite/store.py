@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 from choreo.adapters.sqlite.apply import ApplyWork
 from choreo.adapters.sqlite.log import Log
@@ -56,7 +55,7 @@ class SqliteStore:
         self._check()
         await self._log.open()
         holder = holder_name()
-        owned = await self._write(lambda c: take_over(c, group, holder, partitions))
+        owned = await self._database.write(lambda c: take_over(c, group, holder, partitions))
         self._owned.append(owned)
         return owned
 
@@ -113,7 +112,7 @@ class SqliteStore:
         if self._closed:
             return
         if self._owned and not self._database.closed:
-            await self._write(lambda c: let_go(c, self._owned))
+            await self._database.write(lambda c: let_go(c, self._owned))
         self._closed = True
         await self._database.close()
 
@@ -146,7 +145,7 @@ class SqliteStore:
                 [(name,) for name in unknown],
             )
 
-        await self._write(add)
+        await self._database.write(add)
         await self._refresh_names()
 
     async def _refresh_names(self) -> None:
@@ -155,9 +154,6 @@ class SqliteStore:
         )
         self._names.update({text: number for number, text in rows})
         self._texts.update(dict(rows))
-
-    async def _write(self, fn: Any) -> Any:
-        return await self._database.write(fn)
 
     def _check(self) -> None:
         if self._closed:

@@ -276,10 +276,7 @@ class SqliteViewStore:
         if not merges:
             return set()
         keys = [packed(merge.flow) for merge in merges]
-        old = {
-            row[0]: FlowRow._make(row)
-            for row in select_rows(c, OLD, 1, keys)
-        }
+        old = {row[0]: FlowRow._make(row) for row in select_rows(c, OLD, 1, keys)}
         words = self._words
         ends = {(words.get(root), words.get(end))
                 for root, end in c.execute("SELECT root, end FROM ending")}  # fmt: skip

@@ -15,7 +15,7 @@ from choreo.events import TYPE, derived_id, id_text
 from choreo.plan import Change, Memo, Plan, Remember
 from choreo.ports import Applied, Clock, Row, Seen, Store, Tx
 from choreo.service import Kind, Param, ParamKind
-from choreo.step import Delivery, Moment, after_run, before_run, intent, want
+from choreo.step import Delivery, after_run, before_run, intent, want
 from choreo.step.publish import flow_of
 
 __all__ = ["Caller"]
@@ -106,9 +106,9 @@ class Caller:
         self._rng = rng
         self._threads = ThreadPoolExecutor(thread_name_prefix="choreo-handler")
 
-    def moment(self) -> Moment:
-        """Give the world as a decision may know it."""
-        return Moment(self._clock.now(), self._rng.random())
+    def draw(self) -> float:
+        """Draw a number in [0, 1), by which retries are spread."""
+        return self._rng.random()
 
     def close(self) -> None:
         """Wait for no thread."""
@@ -139,7 +139,7 @@ class Caller:
         d.took = self._clock.elapsed() - begun
         d.result = result
         d.flow = context.flow_id if context is not None else None
-        return after_run(d, d.loaded, result, self.moment(), flow=d.flow, state=d.state)
+        return after_run(d, d.loaded, result, self._clock.now(), flow=d.flow, state=d.state)
 
     def _section(
         self,
@@ -150,7 +150,7 @@ class Caller:
         begun: float,
     ) -> Plan:
         async def section(real: Tx, seen: Seen) -> tuple[Change, ...]:
-            plan = before_run(d, seen, self.moment())
+            plan = before_run(d, seen, self._clock.now())
             if plan is not None:
                 handler.coroutine.close()
                 d.changes = plan.changes
@@ -234,7 +234,7 @@ class Caller:
             idempotency_key=key,
             attempt=d.attempt,
             time=d.started,
-            memory=_Memory(d, self._store, self.moment),
+            memory=_Memory(d, self._store, self._clock),
         )
 
     # ── outside calls, threads ───────────────────────────────────────────────────────────
@@ -264,10 +264,10 @@ class Caller:
 class _Memory:
     """Outside calls of one delivery, written down before and after."""
 
-    def __init__(self, d: Delivery, store: Store, moment: Callable[[], Moment]) -> None:
+    def __init__(self, d: Delivery, store: Store, clock: Clock) -> None:
         self._d = d
         self._store = store
-        self._moment = moment
+        self._clock = clock
 
     def recall(self, name: str) -> tuple[Memo, bytes] | None:
         return self._d.memos.get(name)
@@ -277,7 +277,7 @@ class _Memory:
         for _ in range(CONFLICTS_MAX):
             changes: list[Change] = []
             if state is Memo.INTENT:
-                changes += intent(d, d.loaded, self._moment())
+                changes += intent(d, d.loaded, self._clock.now())
             changes.append(Remember(d.subject, f"{d.route.name}/{name}", state, result))
             (applied,) = await self._store.apply([Plan(d.owned, tuple(changes))])
             if isinstance(applied, BaseException):
@@ -285,7 +285,7 @@ class _Memory:
             if applied is Applied.STALE:
                 raise FencedError("another process owns the partition", handler=d.route.name)
             if applied is Applied.DONE and len(changes) == 1 and state is not Memo.INTENT:
-                d.memos[name] = (state, result)
+                d.memos = {**d.memos, name: (state, result)}
                 return state, result
             await self._reload()
             if applied is not Applied.CONFLICT or state is Memo.RESULT:

@@ -1,0 +1,187 @@
+"""Commit: all that is finished in one transaction, then the next of each chain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from choreo.errors import ChoreoError, FencedError
+from choreo.plan import Change, Parked, Plan, Publish, SetTimer, Settle, Status
+from choreo.ports import Applied
+from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
+from choreo.worker.lane import Lane
+from choreo.worker.pipeline import Pipeline
+from choreo.worker.runners import Runners
+
+__all__ = ["Committer"]
+
+
+class Committer:
+    """Writes plans, in groups as large as the store is slow, and keeps book of the result."""
+
+    def __init__(self, pipeline: Pipeline, runners: Runners) -> None:
+        """`runners` decide on attempts that fail inside the transaction."""
+        self._pipeline = pipeline
+        self._runners = runners
+        pipeline.settled = self._settled
+
+    async def commit(self) -> None:
+        """Write what is finished. Two of these run, so that one prepares while one waits."""
+        pipeline = self._pipeline
+        finished = pipeline.finished
+        most = pipeline.limits.batch_max
+        while True:
+            while not finished:
+                pipeline.finished_added.clear()
+                await pipeline.finished_added.wait()
+            if len(finished) <= most:
+                group = list(finished)
+                finished.clear()
+            else:
+                group = [finished.popleft() for _ in range(most)]
+            plans = [plan for _, plan in group]
+            results = await pipeline.outlasting(partial(self._applied, plans))
+            for (d, plan), result in zip(group, results, strict=True):
+                if d is None:
+                    continue
+                if result is Applied.DONE:
+                    self._committed(d, d.changes if plan.section else plan.changes)
+                else:
+                    self._not_applied(d, plan, result)
+            if pipeline.fresh:
+                pipeline.fresh_added.set()
+
+    async def _applied(self, plans: Sequence[Plan]) -> Sequence[Applied | BaseException]:
+        results = await self._pipeline.store.apply(plans)
+        if not any(plan.section for plan in plans):
+            down = [r for r in results if isinstance(r, ChoreoError) and r.transient]
+            if down and len(down) == len(results):
+                raise down[0]
+        return results
+
+    # ── what did not work ────────────────────────────────────────────────────────────────
+
+    def _not_applied(self, d: Delivery, plan: Plan, result: Applied | BaseException) -> None:
+        if result is Applied.STALE:
+            raise FencedError(
+                "another process has taken the partition over",
+                fix="let one process at a time run a service",
+                handler=d.route.name,
+            )
+        if result is Applied.DUPLICATE:
+            self._committed(d, ())
+        elif isinstance(result, MoreGates):
+            self._runners.look_again(d, result)
+        elif isinstance(result, Exception):
+            self._pipeline.spawn(self._runners.undo_and_fail(d, result), "fail")
+        else:
+            assert result is Applied.CONFLICT or isinstance(result, StepVoid), result
+            self._pipeline.spawn(self._decide_again(d, plan), "decide again")
+
+    async def _decide_again(self, d: Delivery, plan: Plan) -> None:
+        """A gate, state or memo changed since it was seen: look, and decide again.
+
+        The handler is run again only where its result stands on what changed.
+        """
+        pipeline = self._pipeline
+        stands_on_it = plan.section is not None or d.route.state is not None
+        if d.error is None and (stands_on_it or d.result is NOT_RUN):
+            pipeline.load(d)
+            return
+        (d.loaded,) = await pipeline.outlasting(partial(pipeline.store.load, [want(d)]))
+        now = pipeline.clock.now()
+        again = before_run(d, d.loaded, now)
+        if again is not None:
+            pipeline.finish(d, again)
+        elif d.error is not None:
+            self._runners.fail(d, d.error)
+        else:
+            try:
+                plan = after_run(d, d.loaded, d.result, now, flow=d.flow)
+            except MoreGates as more:
+                self._runners.look_again(d, more)
+            else:
+                pipeline.finish(d, plan)
+
+    # ── what did ─────────────────────────────────────────────────────────────────────────
+
+    def _settled(self, d: Delivery) -> None:
+        """End a delivery that left nothing to write."""
+        self._committed(d, ())
+
+    def _committed(self, d: Delivery, changes: Sequence[Change]) -> None:
+        """Let the chain go on, and count the delivery's batch down."""
+        lane: Lane = d.lane
+        if not _plain(d, changes) and self._noted(lane, d, changes):
+            return
+        following = lane.unchained(d)
+        if following is not None:
+            self._pipeline.load(following)
+        d.batch.left -= 1
+        lane.uncommitted = True
+        pipeline = self._pipeline
+        pipeline.in_flight -= 1
+        if pipeline.in_flight == pipeline.limits.in_flight_max:
+            pipeline.room.set()
+
+    def _noted(self, lane: Lane, d: Delivery, changes: Sequence[Change]) -> bool:
+        """Keep book of what is parked and due; true if `d` itself may run at once after all."""
+        if d.due_key is not None:
+            lane.running_due.discard(d.due_key)
+        chain = (d.route.name, d.chain_text())
+        own = _own_parking(changes)
+        dues = [
+            change.parked.due
+            for change in changes
+            if type(change) is Settle and change.parked and change.parked.due is not None
+        ]
+        dues += [change.due for change in changes if type(change) is SetTimer]
+        again = False
+        if chain[1] and d.seen is None and own is not None:
+            again = own.due is None and lane.held[chain] == 0
+            lane.held[chain] += 1
+        elif chain[1] and d.seen is not None and own is None:
+            lane.held[chain] -= 1
+            if lane.held[chain] > 0:
+                dues.append(0.0)  # the store let the next one of the chain go
+            else:
+                del lane.held[chain]
+        if dues:
+            lane.due_at(min(dues))
+            lane.due_added.set()
+        if again:  # what it was to wait for has been settled meanwhile
+            d.seen = (d.run, d.attempt)
+            self._pipeline.load(d)
+        return again
+
+    # ── offsets ──────────────────────────────────────────────────────────────────────────
+
+    async def offsets(self, lanes: Sequence[Lane]) -> None:
+        """Commit watermarks, now and then: the inbox makes it safe to be late."""
+        pipeline = self._pipeline
+        while True:
+            await pipeline.sleep(pipeline.limits.commit_every_s)
+            for lane in lanes:
+                if lane.uncommitted:
+                    lane.uncommitted = False
+                    marks = lane.watermarks()
+                    await pipeline.outlasting(partial(lane.subscription.commit, marks))
+
+
+def _plain(d: Delivery, changes: Sequence[Change]) -> bool:
+    """Tell whether nothing but a fresh delivery's end and one event came of it."""
+    return (
+        d.due_key is None
+        and d.seen is None
+        and len(changes) == 2  # noqa: PLR2004 - Settle and Publish
+        and type(changes[1]) is Publish
+        and changes[0].parked is None  # type: ignore[union-attr]
+    )
+
+
+def _own_parking(changes: Sequence[Change]) -> Parked | None:
+    """Give how these changes park the delivery itself, if they do."""
+    for change in changes:
+        if type(change) is Settle and not change.spawn and change.status is Status.PARKED:
+            return change.parked
+    return None

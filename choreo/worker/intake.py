@@ -1,0 +1,169 @@
+"""The way in: poll records into chains, take what is due, look up what is first of its chain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from choreo.codec import binary_mode
+from choreo.errors import DecodeError
+from choreo.events import TYPE, VOID, Record
+from choreo.ports import Due
+from choreo.step import Delivery, before_run, parked_behind, payload_hash, route_of, thawed, want
+from choreo.worker.lane import Batch, Lane, subject_of
+from choreo.worker.pipeline import Pipeline
+
+__all__ = ["Intake"]
+
+log = logging.getLogger("choreo.worker")
+
+
+class Intake:
+    """Feeds the pipeline."""
+
+    def __init__(self, pipeline: Pipeline, fail: Callable[[Delivery, BaseException], None]) -> None:
+        """`fail` decides on a delivery whose bytes can not be read."""
+        self._pipeline = pipeline
+        self._fail = fail
+
+    # ── poll ─────────────────────────────────────────────────────────────────────────────
+
+    async def poll(self, lane: Lane) -> None:
+        """Take records for as long as the subscription gives any."""
+        pipeline = self._pipeline
+        while records := await lane.subscription.poll(pipeline.limits.poll_max):
+            self._arrive(lane, records)
+            await pipeline.wait_for_room()
+
+    def _arrive(self, lane: Lane, records: Sequence[Record]) -> None:
+        pipeline = self._pipeline
+        by_type = lane.compiled.by_type
+        batch = Batch()
+        added = 0
+        for polled in records:
+            record = polled
+            if TYPE not in record.headers:
+                record = _unwrapped(record)
+            headers = record.headers
+            lane.took(record, batch)
+            routes = by_type.get(headers.get(TYPE, ""), ())
+            if not routes or VOID in headers:
+                continue
+            subject = subject_of(record)
+            hashed = payload_hash(record.value)
+            for route in routes:
+                d = lane.delivery(route, record, subject, batch)
+                d.payload_hash = hashed
+                added += 1
+                if not _first_of_chain(lane, d):
+                    continue
+                if route.plain and record.fresh and not lane.held:
+                    pipeline.ready.append(d)  # published for the first time: no row can be there
+                else:
+                    pipeline.fresh.append(d)
+        batch.left += added
+        pipeline.in_flight += added
+        lane.arrived(batch)
+        if pipeline.fresh:
+            pipeline.fresh_added.set()
+        pipeline.wake_runner()
+
+    # ── due ──────────────────────────────────────────────────────────────────────────────
+
+    async def due(self, lane: Lane) -> None:
+        """Take parked deliveries and timers when their time has come."""
+        pipeline = self._pipeline
+        most = pipeline.limits.batch_max
+        while not pipeline.stopping:
+            lane.due_added.clear()
+            lane.next_due = None
+            rows, after = await pipeline.outlasting(
+                partial(pipeline.store.due, lane.owned, skip=lane.running_due, most=most)
+            )
+            for row in rows:
+                self._take_due(lane, row)
+            if after is not None:
+                lane.due_at(after)
+            if len(rows) == most:
+                await pipeline.wait_for_room()
+            elif lane.next_due is None:
+                await lane.due_added.wait()
+            elif (delay := lane.next_due - pipeline.clock.now()) > 0:
+                await pipeline.sleep_or(lane.due_added, delay)
+
+    def _take_due(self, lane: Lane, row: Due) -> None:
+        lane.running_due.add((row.handler, row.subject))
+        route = route_of(lane.compiled.by_name, row.handler, lane.compiled.former)
+        if route is None:
+            log.error(
+                "CH1013 a delivery is parked for %s, which this service does not have."
+                " Fix: name the handler so again, or give the new one was=",
+                row.handler,
+            )
+            return
+        d = thawed(route, row, lane.owned)
+        d.lane = lane
+        d.batch = Batch(left=1)
+        d.due_key = (row.handler, row.subject)
+        self._pipeline.in_flight += 1
+        if _first_of_chain(lane, d):
+            self._pipeline.load(d)
+
+    # ── load ─────────────────────────────────────────────────────────────────────────────
+
+    async def load(self) -> None:
+        """Look up, in bulk, what is first of its chain; decide what needs no handler."""
+        pipeline = self._pipeline
+        fresh = pipeline.fresh
+        while True:
+            while not fresh:
+                pipeline.fresh_added.clear()
+                await pipeline.fresh_added.wait()
+            count = min(len(fresh), pipeline.limits.batch_max)
+            await self._load([fresh.popleft() for _ in range(count)])
+
+    async def _load(self, batch: list[Delivery]) -> None:
+        pipeline = self._pipeline
+        wants = []
+        loading = []
+        for d in batch:
+            try:
+                wants.append(want(d))
+            except DecodeError as exc:
+                self._fail(d, exc)
+            else:
+                loading.append(d)
+        found = await pipeline.outlasting(partial(pipeline.store.load, wants))
+        now = pipeline.clock.now()
+        for d, seen in zip(loading, found, strict=True):
+            d.loaded = seen
+            if d.route.memos:
+                d.memos = dict(seen.memos)
+            try:
+                plan = before_run(d, seen, now)
+            except DecodeError as exc:
+                self._fail(d, exc)
+                continue
+            if plan is not None:
+                pipeline.finish(d, plan)
+            elif d.lane.is_held(d):
+                pipeline.finish(d, parked_behind(d))
+            else:
+                pipeline.ready.append(d)
+        pipeline.wake_runner()
+
+
+def _unwrapped(record: Record) -> Record:
+    try:
+        return binary_mode(record)
+    except DecodeError as exc:
+        log.warning("skipped a record that is no event: %s", exc)
+        return record
+
+
+def _first_of_chain(lane: Lane, d: Delivery) -> bool:
+    try:
+        return lane.chained(d)
+    except DecodeError:  # told when it is loaded
+        return True

@@ -1,0 +1,155 @@
+"""What the loops of a worker share: queues between them, and how much is on its way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import TypeVar
+
+from choreo.errors import ChoreoError
+from choreo.plan import Plan
+from choreo.ports import Clock, Store
+from choreo.step import Delivery
+from choreo.worker.call import Caller
+
+__all__ = ["Limits", "Pipeline"]
+
+T = TypeVar("T")
+log = logging.getLogger("choreo.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a worker.
+
+    `in_flight_max` deliveries are taken before polling waits, `poll_max` records polled and
+    `batch_max` deliveries loaded or committed at once, `runners_max` handlers run at the
+    same time, `burst` of them before other tasks have their turn. Offsets are committed
+    every `commit_every_s` seconds; `drain_s` seconds are given to what runs at the end.
+    While the store does not answer it is asked again every `outage_s` seconds.
+    `switch_interval_s` is how long the event loop may keep the interpreter from the store's
+    thread (`sys.setswitchinterval`); None leaves it alone.
+    """
+
+    in_flight_max: int = 4096
+    poll_max: int = 1024
+    batch_max: int = 256
+    runners_max: int = 256
+    burst: int = 64
+    committers: int = 2
+    commit_every_s: float = 0.2
+    drain_s: float = 10.0
+    outage_s: float = 0.5
+    switch_interval_s: float | None = 0.0005
+
+
+class Pipeline:
+    """Queues: `fresh` to be loaded, `ready` to be run, `finished` to be committed."""
+
+    def __init__(self, store: Store, caller: Caller, clock: Clock, limits: Limits) -> None:
+        """Start empty."""
+        self.store = store
+        self.caller = caller
+        self.clock = clock
+        self.limits = limits
+        self.fresh: deque[Delivery] = deque()
+        self.ready: deque[Delivery] = deque()
+        self.finished: deque[tuple[Delivery | None, Plan]] = deque()
+        self.fresh_added = asyncio.Event()
+        self.finished_added = asyncio.Event()
+        self.room = asyncio.Event()
+        self.wake_runner: Callable[[], None] = lambda: None
+        self.settled: Callable[[Delivery], None] = lambda _: None
+        self.stopping = False
+        self.in_flight = 0
+        self.delayed = 0
+        self.running = 0
+        self.sleeping = 0
+        self.failure: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ── queues ───────────────────────────────────────────────────────────────────────────
+
+    def load(self, d: Delivery) -> None:
+        """Let the delivery be looked up, then decided or run."""
+        self.fresh.append(d)
+        self.fresh_added.set()
+
+    def finish(self, d: Delivery, plan: Plan) -> None:
+        """Let the plan be committed; one that writes nothing ends the delivery at once."""
+        if not plan.changes and plan.section is None:
+            self.settled(d)
+            return
+        self.finished.append((d, plan))
+        self.finished_added.set()
+
+    def note(self, plan: Plan) -> None:
+        """Publish what is only noted; nothing waits for it."""
+        self.finished.append((None, plan))
+        self.finished_added.set()
+
+    async def wait_for_room(self) -> None:
+        """Wait while too much is in flight."""
+        while self.in_flight > self.limits.in_flight_max:
+            self.room.clear()
+            await self.room.wait()
+
+    # ── tasks, time, outages ─────────────────────────────────────────────────────────────
+
+    def spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """Run a loop; what it raises stops the worker."""
+        task = asyncio.create_task(self._guarded(work), name=f"choreo {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        except Exception as exc:  # noqa: BLE001 - told to who serves
+            log.critical("the worker stops: %s", exc)
+            if self.failure is not None and not self.failure.done():
+                self.failure.set_exception(exc)
+
+    async def cancel_all(self) -> None:
+        """End every task that was spawned."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def failed(self) -> bool:
+        """Tell whether something has stopped the worker."""
+        return self.failure is not None and self.failure.done()
+
+    async def sleep(self, delay_s: float) -> None:
+        """Sleep on the worker's clock."""
+        self.sleeping += 1
+        try:
+            await self.clock.sleep(delay_s)
+        finally:
+            self.sleeping -= 1
+
+    async def sleep_or(self, event: asyncio.Event, delay_s: float) -> None:
+        """Sleep until the event is set."""
+        sleeper = asyncio.ensure_future(self.sleep(delay_s))
+        waker = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait((sleeper, waker), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeper.cancel()
+            waker.cancel()
+
+    async def outlasting(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store until it answers: while it is down the worker waits, and loses nothing."""
+        while True:
+            try:
+                return await ask()
+            except ChoreoError as exc:
+                if not exc.transient:
+                    raise
+                log.warning("the store does not answer: %s", exc)
+            await self.sleep(self.limits.outage_s)

@@ -1,0 +1,179 @@
+"""Running handlers: a pool of long-lived tasks, time-outs by one sweep, retries inside the step."""
+
+from __future__ import annotations
+
+import asyncio
+
+from choreo.codec import decode
+from choreo.errors import FencedError, HandlerTimeoutError
+from choreo.events import TYPE
+from choreo.plan import Plan
+from choreo.step import Delivery, MoreGates, StepVoid, after_run, failed
+from choreo.worker.pipeline import Pipeline
+
+__all__ = ["Runners"]
+
+
+class Runners:
+    """Takes what is ready. No task a delivery: a handler that does not wait costs no switch.
+
+    A runner that takes work leaves word with the loop to look after the rest: only when its
+    handler waits for something does the loop come to that, and wake one more.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        """Start no runner yet."""
+        self._pipeline = pipeline
+        self._idle: list[asyncio.Future[None]] = []
+        self._count = 0
+        self._relief = False
+        self._timed: dict[asyncio.Task[None], float] = {}
+        self._timed_added = asyncio.Event()
+        pipeline.wake_runner = self.wake
+
+    def wake(self) -> None:
+        """Have somebody look at what is ready."""
+        self._relief = False
+        if not self._pipeline.ready:
+            return
+        while self._idle:
+            waiting = self._idle.pop()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+        if self._count < self._pipeline.limits.runners_max:
+            self._count += 1
+            self._pipeline.spawn(self._run(), f"runner {self._count}")
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready = self._pipeline.ready
+        burst = self._pipeline.limits.burst
+        done = 0
+        while True:
+            if not ready:
+                done = 0
+                waiting: asyncio.Future[None] = loop.create_future()
+                self._idle.append(waiting)
+                await waiting
+                continue
+            d = ready.popleft()
+            if not self._relief:
+                self._relief = True
+                loop.call_soon(self.wake)
+            await self._attempt(d)
+            done += 1
+            if done >= burst:
+                done = 0
+                await asyncio.sleep(0)
+
+    async def _attempt(self, d: Delivery) -> None:
+        pipeline = self._pipeline
+        clock = pipeline.clock
+        route = d.route
+        d.error = None
+        d.started = clock.now()
+        begun = clock.elapsed()
+        pipeline.running += 1
+        try:
+            if route.plain:
+                record = d.record
+                event = decode(route.views[record.headers[TYPE]], record)
+                d.result = await route.handler.fn(event)
+                d.took = clock.elapsed() - begun
+                plan = after_run(d, d.loaded, d.result, d.started + d.took)
+            elif route.handler.timeout_s is None:
+                plan = await pipeline.caller.run(d, begun)
+            else:
+                plan = await self._timed_run(d, begun, route.handler.timeout_s)
+        except MoreGates as more:
+            self.look_again(d, more)
+        except StepVoid:
+            pipeline.load(d)
+        except Exception as exc:  # noqa: BLE001 - whatever a handler raises is decided by step
+            d.took = clock.elapsed() - begun
+            await self.undo_and_fail(d, exc)
+        else:
+            pipeline.finish(d, plan)
+        finally:
+            pipeline.running -= 1
+
+    def look_again(self, d: Delivery, more: MoreGates) -> None:
+        """Begin again with more gates in sight."""
+        d.more = (*d.more, *more.keys)
+        self._pipeline.load(d)
+
+    # ── time-outs ────────────────────────────────────────────────────────────────────────
+
+    async def _timed_run(self, d: Delivery, begun: float, timeout_s: float) -> Plan:
+        task = asyncio.current_task()
+        assert task is not None
+        self._timed[task] = begun + timeout_s
+        self._timed_added.set()
+        try:
+            return await self._pipeline.caller.run(d, begun)
+        except asyncio.CancelledError:
+            if task in self._timed:
+                raise
+            task.uncancel()
+            raise HandlerTimeoutError(
+                f"did not end within {timeout_s:g} s",
+                fix="raise timeout_s, or find out what it waits for",
+                handler=d.route.name,
+            ) from None
+        finally:
+            self._timed.pop(task, None)
+
+    async def sweep(self) -> None:
+        """Cancel what runs for too long: one loop for all, no timer a delivery."""
+        clock = self._pipeline.clock
+        while True:
+            self._timed_added.clear()
+            if not self._timed:
+                await self._timed_added.wait()
+                continue
+            delay = min(self._timed.values()) - clock.elapsed()
+            if delay > 0:
+                await self._pipeline.sleep_or(self._timed_added, delay)
+            now = clock.elapsed()
+            for task, deadline in list(self._timed.items()):
+                if deadline <= now:
+                    del self._timed[task]
+                    task.cancel()
+
+    # ── failures ─────────────────────────────────────────────────────────────────────────
+
+    async def undo_and_fail(self, d: Delivery, error: Exception) -> None:
+        """Undo outside calls if this was the last attempt; then decide what follows."""
+        try:
+            await self._pipeline.caller.undo_calls(d, error)
+        except StepVoid:
+            self._pipeline.load(d)
+        except Exception as exc:  # noqa: BLE001 - an undo's outcome is unknown: tried again
+            self.fail(d, exc)
+        else:
+            self.fail(d, error)
+
+    def fail(self, d: Delivery, error: BaseException) -> None:
+        """Decide what follows from a failed attempt, and see to it."""
+        if isinstance(error, FencedError):
+            raise error
+        d.error = error
+        now, draw = self._pipeline.clock.now(), self._pipeline.caller.draw()
+        verdict = failed(d, d.loaded, error, now, draw=draw)
+        if verdict.again_s is None:
+            self._pipeline.finish(d, verdict.plan)
+            return
+        self._pipeline.note(verdict.plan)
+        self._pipeline.spawn(self._again(d, verdict.again_s), "again")
+
+    async def _again(self, d: Delivery, delay_s: float) -> None:
+        pipeline = self._pipeline
+        d.attempt += 1
+        pipeline.delayed += 1
+        try:
+            await pipeline.sleep(delay_s)
+        finally:
+            pipeline.delayed -= 1
+        d.error = None
+        pipeline.load(d)
