@@ -157,8 +157,6 @@ class _Drawing:
             line.append(f"  branch {cleaned(event.branch)}", style="bright_black")
         if event.void:
             line.append("  ∅ void", style="bright_black")
-        if event.guessed:
-            line.append("  ~", style="bright_black")
         return line
 
     def _silent(self, step: StepView) -> Text:
