@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import os
@@ -62,6 +63,7 @@ FOLDER = ".choreo"
 FILE = "choreo.db"
 VIEWS = "views.db"
 MEMORY = ":memory:"
+CALM_LOOKS = 12  # turns of the loop with nothing on its way, before time may go on
 
 
 class App:
@@ -128,6 +130,8 @@ class App:
             return
         if self._limits.switch_interval_s is not None:
             sys.setswitchinterval(self._limits.switch_interval_s)
+        if self._limits.gc_threshold is not None:
+            gc.set_threshold(self._limits.gc_threshold, *gc.get_threshold()[1:])
         for service in self.services:
             self._compiled.append(compiled(service, await self._resources(service)))
         await self._ensure(self._topics_of())
@@ -304,7 +308,7 @@ class App:
         worker = self._worker
         waited = False
         calm = 0
-        while worker is not None and calm < 3:  # noqa: PLR2004 - three looks in a row
+        while worker is not None and calm < CALM_LOOKS:
             sleepers = getattr(self.clock, "sleepers", 0) - worker.sleeping
             busy = worker.busy > max(sleepers, 0) or any(
                 getattr(part, "busy", 0) for part in (self.store, self.broker)

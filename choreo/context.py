@@ -13,9 +13,12 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from choreo.errors import ConfigurationError, HandlerError, NotDone, TxOpenError
 from choreo.plan import Memo
 
-__all__ = ["Context", "Failure", "Memory", "State"]
+__all__ = ["UNDO", "Context", "Failure", "Memory", "State", "UndoFirst"]
 
 T = TypeVar("T")
+
+UNDO = "undo "
+"""Begins the name of the call that undoes a call."""
 
 
 class State(BaseModel):
@@ -66,6 +69,11 @@ class Failure:
 class Memory(Protocol):
     """Where a delivery's outside calls are written down."""
 
+    @property
+    def undoing(self) -> bool:
+        """Tell whether undoing them has begun."""
+        ...
+
     def recall(self, name: str) -> tuple[Memo, bytes] | None:
         """Give what is known of the call."""
         ...
@@ -81,6 +89,10 @@ class _Undo:
     run: Callable[[], Awaitable[object]]
 
 
+class UndoFirst(BaseException):
+    """Undoing this step's outside calls has begun: its handler may do nothing more."""
+
+
 class Context:
     """One delivery, as its handler may see it.
 
@@ -88,7 +100,16 @@ class Context:
     `idempotency_key` is the same in every attempt of this step, and only there.
     """
 
-    __slots__ = ("_memory", "_tx_open", "_undos", "attempt", "flow_id", "idempotency_key", "time")
+    __slots__ = (
+        "_memory",
+        "_tx_open",
+        "_undoing",
+        "_undos",
+        "attempt",
+        "flow_id",
+        "idempotency_key",
+        "time",
+    )
 
     def __init__(
         self, *, flow_id: str, idempotency_key: str, attempt: int, time: float, memory: Memory
@@ -101,6 +122,7 @@ class Context:
         self._memory = memory
         self._undos: list[_Undo] = []
         self._tx_open = False
+        self._undoing = memory.undoing
 
     @property
     def now(self) -> datetime:
@@ -109,11 +131,13 @@ class Context:
 
     def tx_opened(self) -> None:
         """Note that the Tx has had its first statement: from now on only `tx` may be awaited."""
+        self.go_on()
         self._tx_open = True
 
-    def tx_closed(self) -> None:
-        """Note that the Tx is over."""
-        self._tx_open = False
+    def go_on(self) -> None:
+        """Raise UndoFirst when the handler may do nothing more."""
+        if self._undoing:
+            raise UndoFirst
 
     @property
     def undos(self) -> bool:
@@ -162,6 +186,8 @@ class Context:
                 call=name,
             )
         known = self._memory.recall(name)
+        if known is None or known[0] is not Memo.RESULT:
+            self.go_on()
         adapter: TypeAdapter[Any] = TypeAdapter(returns or type(None))
         if known is None or known[0] is not Memo.RESULT:
             if known is None or known[0] is Memo.CLOSED:
@@ -195,9 +221,10 @@ class Context:
 
     async def undo_all(self) -> None:
         """Undo, in reverse, what asked for it; each undo is itself made once."""
+        self._undoing = self._tx_open = False
         while self._undos:
             undo = self._undos[-1]
-            await self.once(f"undo {undo.name}", undo.run)
+            await self.once(f"{UNDO}{undo.name}", undo.run)
             self._undos.pop()
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -259,4 +260,9 @@ def scope_of(headers: Headers) -> str:
 
 def rfc3339(now: float) -> str:
     """Write epoch seconds as RFC 3339 text in UTC, to the millisecond."""
-    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return _rfc3339(int(now * 1000))
+
+
+@lru_cache(maxsize=64)
+def _rfc3339(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

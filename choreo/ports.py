@@ -222,14 +222,23 @@ class Due(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoreTraits:
-    """What a store can do. `publishes`: `apply` appends to the log by itself."""
+    """What a store can do.
+
+    `publishes`: `apply` appends to the log by itself. `partitioned`: what is due is given
+    to the owner of its partition; otherwise to the owner of the group.
+    """
 
     durable: bool
     publishes: bool
+    partitioned: bool
 
 
 class Store(Protocol):
-    """Where steps are recorded: inbox, gates, timers, state, memos, and the user's tables."""
+    """Where steps are recorded: inbox, gates, timers, state, memos, and the user's tables.
+
+    Handlers are named "group.handler"; a memo "group.handler/call", and `load` gives a
+    handler its own by the name of the call.
+    """
 
     @property
     def traits(self) -> StoreTraits:

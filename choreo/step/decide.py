@@ -48,6 +48,7 @@ __all__ = [
     "failed",
     "finish_timer",
     "intent",
+    "last_attempt",
     "parked_behind",
     "route_of",
     "skipped",
@@ -353,18 +354,26 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
         error, "transient", False
     )
     if d.unknown or handler.kind is Kind.COMPENSATE:
+        d.unknowns += 1
         delay = UNKNOWN_OUTCOME.delay_s(d.attempt, draw)
+    elif d.undoing:
+        return Verdict(_given_up(d, seen, now, "attempts used up", about))
     elif hopeless or not handler.retry.retryable(error):
         return Verdict(_given_up(d, seen, now, "not retryable", about))
-    elif d.attempt >= handler.retry.attempts_max:
+    elif last_attempt(d):
         return Verdict(_given_up(d, seen, now, "attempts used up", about))
     else:
-        delay = handler.retry.delay_s(d.attempt, draw)
+        delay = handler.retry.delay_s(d.attempt - d.unknowns, draw)
     due = now + delay
     said = note(d, "retrying", now, due=due, **about)
     if delay <= INLINE_MAX_S:
         return Verdict(Plan(d.owned, (Publish(said),)), delay)
     return Verdict(_park(d, due, d.attempt + 1, text, said))
+
+
+def last_attempt(d: Delivery) -> bool:
+    """Tell whether this attempt uses up what its handler's policy allows."""
+    return d.attempt - d.unknowns >= d.route.handler.retry.attempts_max
 
 
 def _given_up(d: Delivery, seen: Seen, now: float, reason: str, about: dict[str, Any]) -> Plan:

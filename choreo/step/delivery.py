@@ -7,7 +7,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from choreo.context import Context, State
+from choreo.context import UNDO, Context, State
 from choreo.events import Event, Headers, Record
 from choreo.plan import Change, GateKey, Memo, Owned, Source
 from choreo.ports import Seen
@@ -122,6 +122,7 @@ class Delivery:
 
     run = 0
     attempt = 1
+    unknowns = 0  # attempts that ended with an outcome unknown: they do not use up any
     seen: tuple[int, int] | None = None
     timer: tuple[bytes, float] | None = None
     payload_hash = b""
@@ -158,6 +159,11 @@ class Delivery:
     def intended(self) -> bool:
         """Tell whether this delivery ever began an outside call."""
         return bool(self.memos)
+
+    @property
+    def undoing(self) -> bool:
+        """Tell whether undoing its outside calls has begun: it can only fail now."""
+        return any(name.startswith(UNDO) for name in self.memos)
 
     @property
     def unknown(self) -> bool:

@@ -20,6 +20,7 @@ def frozen(
     *,
     extras: Mapping[str, Record] | None = None,
     failure: Mapping[str, Any] | None = None,
+    unknowns: int = 0,
 ) -> bytes:
     """Write what a delivery is about."""
     kept: dict[str, Any] = {"record": pack_record(record)}
@@ -27,12 +28,14 @@ def frozen(
         kept["extras"] = {name: pack_record(extra) for name, extra in extras.items()}
     if failure:
         kept["failure"] = dict(failure)
+    if unknowns:
+        kept["unknowns"] = unknowns
     return json.dumps(kept, separators=(",", ":")).encode()
 
 
 def frozen_delivery(d: Delivery) -> bytes:
     """Write a delivery, to be run later."""
-    return frozen(d.record, extras=d.extras, failure=d.failure)
+    return frozen(d.record, extras=d.extras, failure=d.failure, unknowns=d.unknowns)
 
 
 def thawed(route: Route, due: Due, owned: Owned) -> Delivery:
@@ -42,6 +45,7 @@ def thawed(route: Route, due: Due, owned: Owned) -> Delivery:
     d.owned = owned
     d.extras = {name: unpack_record(extra) for name, extra in kept.get("extras", {}).items()}
     d.failure = kept.get("failure")
+    d.unknowns = kept.get("unknowns", 0)
     d.payload_hash = due.payload_hash
     if due.parked is not None:
         d.run = due.parked.run

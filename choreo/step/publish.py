@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
 from typing import Any
 
 from choreo.codec import JSON_TYPE
@@ -47,16 +46,6 @@ __all__ = [
 ]
 
 
-@lru_cache(maxsize=64)
-def _stamp(ms: int) -> str:
-    return rfc3339(ms / 1000)
-
-
-def stamp(now: float) -> str:
-    """Give `ce_time` for epoch seconds."""
-    return _stamp(int(now * 1000))
-
-
 def flow_of(record: Record) -> str:
     """Give the flow that a record belongs to; one without starts its own."""
     headers = record.headers
@@ -77,7 +66,7 @@ def event_record(
     salt = spec.salt + key.encode() if n == 0 else b"%b%b/%d" % (spec.salt, key.encode(), n)
     headers = spec.headers.copy()
     headers[ID] = id_text(derived_id(d.subject, salt))
-    headers[TIME] = stamp(now)
+    headers[TIME] = rfc3339(now)
     headers[SUBJECT] = key
     headers[FLOW] = flow or cause.get(FLOW) or cause.get(ID, "")
     headers[CAUSE] = cause.get(ID, "")
@@ -136,7 +125,7 @@ def as_void(record: Record) -> Record:
 
 def as_stamped(record: Record, now: float) -> Record:
     """Give an event that was put off the time at which it is published."""
-    record.headers[TIME] = stamp(now)
+    record.headers[TIME] = rfc3339(now)
     return record
 
 
@@ -154,7 +143,7 @@ def note(d: Delivery, state: str, now: float, **about: Any) -> Record:
         ID: id_text(derived_id(d.subject, salt)),
         SOURCE: d.route.service,
         TYPE: f"{STEPS_TOPIC}.StepNoted",
-        TIME: stamp(now),
+        TIME: rfc3339(now),
         SUBJECT: flow,
         CONTENT_TYPE: JSON_TYPE,
         FLOW: flow,
@@ -190,7 +179,7 @@ def dead_letter(d: Delivery, now: float, failure: dict[str, Any]) -> Record:
     salt = f"{d.route.name}/dead/{d.run}/{d.attempt}".encode()
     headers["choreo-dead-id"] = id_text(derived_id(d.subject, salt))
     headers["choreo-dead-step"] = d.route.name
-    headers["choreo-dead-time"] = stamp(now)
+    headers["choreo-dead-time"] = rfc3339(now)
     headers["choreo-dead-source"] = f"{d.source.topic}-{d.source.partition}-{d.source.offset}"
     headers["choreo-dead-error"] = str(failure["error"])
     headers["choreo-dead-message"] = str(failure["message"])

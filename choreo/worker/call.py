@@ -15,7 +15,7 @@ from choreo.events import TYPE, derived_id, id_text
 from choreo.plan import Change, Memo, Plan, Remember
 from choreo.ports import Applied, Clock, Row, Seen, Store, Tx
 from choreo.service import Kind, Param, ParamKind
-from choreo.step import Delivery, after_run, before_run, intent, want
+from choreo.step import Delivery, after_run, before_run, intent, last_attempt, want
 from choreo.step.publish import flow_of
 
 __all__ = ["Caller"]
@@ -136,6 +136,8 @@ class Caller:
         return self._decided(d, context, result, begun)
 
     def _decided(self, d: Delivery, context: Context | None, result: object, begun: float) -> Plan:
+        if context is not None:
+            context.go_on()
         d.took = self._clock.elapsed() - begun
         d.result = result
         d.flow = context.flow_id if context is not None else None
@@ -243,11 +245,11 @@ class Caller:
     async def undo_calls(d: Delivery, error: BaseException) -> None:
         """When the step finally fails, undo what `once(undo=)` did, in reverse."""
         context = d.context
-        if context is None or not context.undos or d.unknown:
+        if context is None or not context.undos:
             return
-        retry = d.route.handler.retry
-        if d.attempt >= retry.attempts_max or not retry.retryable(error):
-            context.tx_closed()
+        if d.undoing or (
+            not d.unknown and (last_attempt(d) or not d.route.handler.retry.retryable(error))
+        ):
             await context.undo_all()
 
     async def _in_thread(self, fn: Callable[..., Any], arguments: list[Any]) -> Any:
@@ -268,6 +270,10 @@ class _Memory:
         self._d = d
         self._store = store
         self._clock = clock
+
+    @property
+    def undoing(self) -> bool:
+        return self._d.undoing
 
     def recall(self, name: str) -> tuple[Memo, bytes] | None:
         return self._d.memos.get(name)

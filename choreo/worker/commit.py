@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
-from choreo.errors import ChoreoError, FencedError
+from choreo.errors import BrokerError, ChoreoError, FencedError, StoreError
 from choreo.plan import Change, Parked, Plan, Publish, SetTimer, Settle, Status
 from choreo.ports import Applied
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
@@ -14,6 +15,8 @@ from choreo.worker.pipeline import Pipeline
 from choreo.worker.runners import Runners
 
 __all__ = ["Committer"]
+
+log = logging.getLogger("choreo.worker")
 
 
 class Committer:
@@ -72,11 +75,27 @@ class Committer:
             self._committed(d, ())
         elif isinstance(result, MoreGates):
             self._runners.look_again(d, result)
+        elif isinstance(result, (StoreError, BrokerError)):
+            self._pipeline.spawn(self._write_again(d, plan, result), "write again")
         elif isinstance(result, Exception):
             self._pipeline.spawn(self._runners.undo_and_fail(d, result), "fail")
         else:
             assert result is Applied.CONFLICT or isinstance(result, StepVoid), result
             self._pipeline.spawn(self._decide_again(d, plan), "decide again")
+
+    async def _write_again(self, d: Delivery, plan: Plan, error: Exception) -> None:
+        """What the store could not write is no failure of the handler: it costs no attempt."""
+        pipeline = self._pipeline
+        log.error("%s could not be recorded, it is tried again: %s", d.route.name, error)
+        pipeline.delayed += 1
+        try:
+            await pipeline.sleep(pipeline.limits.outage_s)
+        finally:
+            pipeline.delayed -= 1
+        if plan.section is not None:
+            pipeline.load(d)
+        else:
+            pipeline.finish(d, plan)
 
     async def _decide_again(self, d: Delivery, plan: Plan) -> None:
         """A gate, state or memo changed since it was seen: look, and decide again.

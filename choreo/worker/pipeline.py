@@ -31,7 +31,9 @@ class Limits:
     every `commit_every_s` seconds; `drain_s` seconds are given to what runs at the end.
     While the store does not answer it is asked again every `outage_s` seconds.
     `switch_interval_s` is how long the event loop may keep the interpreter from the store's
-    thread (`sys.setswitchinterval`); None leaves it alone.
+    thread (`sys.setswitchinterval`), `gc_threshold` how many objects may come between two
+    collections of the youngest (`gc.set_threshold`; what a step makes is in no cycle, and
+    looking for cycles took a sixth of its time); None leaves either alone.
     """
 
     in_flight_max: int = 4096
@@ -44,6 +46,7 @@ class Limits:
     drain_s: float = 10.0
     outage_s: float = 0.5
     switch_interval_s: float | None = 0.0005
+    gc_threshold: int | None = 50_000
 
 
 class Pipeline:

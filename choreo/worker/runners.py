@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from choreo.codec import decode
-from choreo.errors import FencedError, HandlerTimeoutError
+from choreo.context import UndoFirst
+from choreo.errors import FencedError, HandlerError, HandlerTimeoutError
 from choreo.events import TYPE
 from choreo.plan import Plan
 from choreo.step import Delivery, MoreGates, StepVoid, after_run, failed
@@ -90,6 +91,8 @@ class Runners:
             self.look_again(d, more)
         except StepVoid:
             pipeline.load(d)
+        except UndoFirst:
+            await self.undo_and_fail(d, HandlerError("given up; its outside calls were undone"))
         except Exception as exc:  # noqa: BLE001 - whatever a handler raises is decided by step
             d.took = clock.elapsed() - begun
             await self.undo_and_fail(d, exc)

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from choreo.ports import Broker, Clock, Store
+from choreo.ports import Broker, Clock, Store, Want
 from choreo.step import Compiled
 from choreo.worker.call import Caller
 from choreo.worker.commit import Committer
@@ -59,6 +59,8 @@ class Worker:
             subscription = await self._broker.subscribe(name, compiled.topics)
             owned = await self._store.own(name, subscription.assigned())
             self._lanes.append(Lane(compiled, subscription, owned))
+            # The store learns every handler's name now, not inside a transaction.
+            await self._store.load([Want(name, bytes(16)) for name in compiled.by_name])
         for lane in self._lanes:
             for loop, what in ((self._intake.due, "due"), (self._intake.poll, "poll")):
                 self._sources.append(pipeline.spawn(loop(lane), f"{what} {lane.name}"))

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import insert_rows
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.seen import seen_of, stale
 from choreo.adapters.sqlite.tx import SqliteTx, driven
+from choreo.errors import ChoreoError, StoreError
 from choreo.events import Record
 from choreo.plan import (
     CancelTimer,
@@ -52,6 +54,20 @@ class _Lost(Exception):  # noqa: N818 - an outcome, not an error
         self.applied = applied
 
 
+@contextmanager
+def _unwritten() -> Iterator[None]:
+    """Tell what the store could not write from what a handler raised."""
+    try:
+        yield
+    except (_Lost, ChoreoError):
+        raise
+    except Exception as exc:
+        raise StoreError(
+            f"what a step left could not be written: {exc}",
+            fix="this is a fault of choreo or of its file: report it",
+        ) from exc
+
+
 class ApplyWork:
     """One call of `apply`: its plans, and the answer to each."""
 
@@ -80,8 +96,9 @@ class ApplyWork:
         other: list[int] = []
         settles: list[Settle] = []
         records: list[Record] = []
+        topics = self._log.topics
         for index, plan in enumerate(self._plans):
-            if plan.section is None and is_plain(plan.changes):
+            if plan.section is None and is_plain(plan.changes, topics):
                 plain.append(index)
                 settles.append(plan.changes[0])  # type: ignore[arg-type]
                 for change in plan.changes[1:]:
@@ -174,7 +191,8 @@ class ApplyWork:
         self._results[index] = result
 
     def _write_plan(self, connection: sqlite3.Connection, index: int) -> None:
-        self._write(connection, self._plans[index].changes)
+        with _unwritten():
+            self._write(connection, self._plans[index].changes)
 
     def _write(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
         published = []
@@ -199,16 +217,19 @@ class ApplyWork:
             plan = self._plans[index]
             want = plan.want
             before = seen[index]
-            if want.gates or want.state or (want.handler, want.subject) in self._settled:
+            if (want.handler, want.subject) in self._settled:
+                raise _Lost(Applied.DUPLICATE)
+            if want.gates or want.state:
                 (before,) = seen_of(connection, self._names, [want])
             if before.status not in (None, Status.PARKED):
                 raise _Lost(Applied.DUPLICATE)
             assert plan.section is not None
             changes = driven(plan.section(SqliteTx(connection), before))
-            if is_plain(changes) and before.status is None:
+            if is_plain(changes, self._log.topics) and before.status is None:
                 plain.append(changes)
             else:
-                self._write(connection, changes)
+                with _unwritten():
+                    self._write(connection, changes)
             self._settled.add((want.handler, want.subject))
 
         for index in indexes:
@@ -300,14 +321,17 @@ class ApplyWork:
         self._log.database.submit(ApplyWork(self._log, self._names, plans, done))
 
 
-def is_plain(changes: Sequence[Change]) -> bool:
+def is_plain(changes: Sequence[Change], topics: Container[str]) -> bool:
     """Tell whether this settles a delivery without a row, publishes, and does nothing else."""
     if not changes:
         return False
     first = changes[0]
     if type(first) is not Settle or first.seen is not None or first.parked or first.spawn:
         return False
-    return all(type(change) is Publish for change in changes[1:])
+    for change in changes[1:]:
+        if type(change) is not Publish or change.record.topic not in topics:
+            return False
+    return True
 
 
 def _release_next(connection: sqlite3.Connection, handler: int, chain: str) -> None:

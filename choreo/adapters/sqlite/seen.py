@@ -7,12 +7,12 @@ import os
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import select_rows
 from choreo.adapters.sqlite.tx import SqliteTx, driven
-from choreo.errors import FencedError
+from choreo.errors import FencedError, StoreError
 from choreo.events import Partition
 from choreo.plan import GateKey, Memo, Owned, Parked, Source, Status
 from choreo.ports import Due, GateSeen, Row, Seen, StateSeen, Want
@@ -21,13 +21,13 @@ __all__ = [
     "Session",
     "due_of",
     "due_rows",
-    "holder_name",
     "let_go",
     "seen_of",
     "stale",
     "take_over",
 ]
 
+TX_HOLD_S = 10.0
 NO_GATE = GateSeen(0, closed=False, members=b"")
 NO_STATE = StateSeen(0, None)
 NOTHING = Seen()
@@ -194,9 +194,10 @@ def _alive(holder: str) -> bool:
 
 
 def take_over(
-    connection: sqlite3.Connection, group: str, holder: str, partitions: Collection[Partition]
+    connection: sqlite3.Connection, group: str, partitions: Collection[Partition]
 ) -> Owned:
     """Raise the epochs; refused while another living process holds them."""
+    holder = holder_name()
     held = connection.execute(
         "SELECT DISTINCT holder FROM owner WHERE grp = ? AND holder <> ?", (group, holder)
     ).fetchall()
@@ -271,9 +272,12 @@ class Session:
         return await self._ask("fetchval", sql, values)
 
     async def _ask(self, verb: str, sql: str, values: tuple[object, ...]) -> Any:
-        answer = self._loop.create_future()
+        answer: asyncio.Future[Any] = self._loop.create_future()
         self._asked.put((verb, sql, values, answer))
-        return await answer
+        await asyncio.wait((answer, self.done), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            self.done.result()
+        return answer.result()
 
     def end(self, *, rollback: bool) -> None:
         """End it; `done` tells when it is committed."""
@@ -283,7 +287,7 @@ class Session:
 
     def perform(self, connection: sqlite3.Connection) -> None:
         tx = SqliteTx(connection)
-        while not isinstance(asked := self._asked.get(), bool):
+        while not isinstance(asked := self._next(), bool):
             verb, sql, values, answer = asked
             try:
                 result = driven(getattr(tx, verb)(sql, *values))
@@ -293,6 +297,16 @@ class Session:
                 self._answer(answer, result, None)
         if asked:
             raise _RolledBack
+
+    def _next(self) -> Any:
+        try:
+            return self._asked.get(timeout=TX_HOLD_S)
+        except Empty:
+            raise StoreError(
+                f"a transaction waited {TX_HOLD_S:g} s for its next statement: rolled back",
+                code="CH4007",
+                fix="await nothing else inside a transaction; it holds up every writer",
+            ) from None
 
     def _answer(
         self, answer: asyncio.Future[Any], result: Any, error: BaseException | None

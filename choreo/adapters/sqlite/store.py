@@ -13,7 +13,6 @@ from choreo.adapters.sqlite.seen import (
     Session,
     due_of,
     due_rows,
-    holder_name,
     let_go,
     seen_of,
     take_over,
@@ -42,7 +41,7 @@ class SqliteStore:
 
     @property
     def traits(self) -> StoreTraits:
-        return StoreTraits(durable=not self._database.memory, publishes=True)
+        return StoreTraits(durable=not self._database.memory, publishes=True, partitioned=False)
 
     @property
     def busy(self) -> int:
@@ -54,8 +53,7 @@ class SqliteStore:
     async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
         self._check()
         await self._log.open()
-        holder = holder_name()
-        owned = await self._database.write(lambda c: take_over(c, group, holder, partitions))
+        owned = await self._database.write(lambda c: take_over(c, group, partitions))
         self._owned.append(owned)
         return owned
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from choreo.errors import StoreError, TxOpenError
+from choreo.errors import HandlerError, TxOpenError
 from choreo.ports import Row
 
 __all__ = ["SqliteTx", "driven"]
 
 STEERING = frozenset(("begin", "commit", "end", "rollback", "savepoint", "release"))
+COMMENT = re.compile(r"\s*(--[^\n]*(\n|$)|/\*.*?(\*/|$))", re.DOTALL)
+WORD = re.compile(r"[\s;]*(\w*)")
 
 
 class SqliteTx:
@@ -36,28 +40,41 @@ class SqliteTx:
         return None if row is None else row[0]
 
     def _run(self, sql: str, values: tuple[object, ...]) -> sqlite3.Cursor:
-        if sql.split(None, 1)[0].lower() in STEERING:
-            raise StoreError(
+        if first_word(sql) in STEERING:
+            raise HandlerError(
                 "a Tx is begun and ended by the step, not by a statement",
-                code="CH4006",
+                code="CH5006",
                 fix="leave the statement out; raise to roll back",
-                statement=sql.split(None, 1)[0],
+                statement=first_word(sql),
             )
         named = {str(number): plain(value) for number, value in enumerate(values, 1)}
         return self._connection.execute(sql, named)
 
 
+@lru_cache(maxsize=1024)
+def first_word(sql: str) -> str:
+    """Give the word that a statement begins with, in lower case, comments aside."""
+    while (comment := COMMENT.match(sql)) is not None:
+        sql = sql[comment.end() :]
+    found = WORD.match(sql)
+    return found[1].lower() if found else ""
+
+
 def plain(value: object) -> object:
     """Give a value as SQLite keeps it: Decimal, datetime and UUID as text."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise HandlerError(
+            "an integer of more than 64 bits", code="CH5006", fix="pass it as text", value=value
+        )
     if value is None or isinstance(value, (int, float, str, bytes)):
         return value
     if isinstance(value, (Decimal, UUID)):
         return str(value)
     if isinstance(value, datetime):
         return value.isoformat()
-    raise StoreError(
+    raise HandlerError(
         f"a statement does not take a {type(value).__name__}",
-        code="CH4006",
+        code="CH5006",
         fix="pass None, bool, int, float, str, bytes, Decimal, datetime or UUID",
     )
 
