@@ -302,6 +302,7 @@ class Service:
             )
         self.handlers[handler.name] = handler
         self._by_fn[fn] = handler
+        fn.__choreo__ = (self, handler.name)  # type: ignore[attr-defined]  # for `given`
         return fn
 
     def handler_of(self, fn: Callable[..., Any]) -> Handler | None:

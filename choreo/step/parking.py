@@ -12,7 +12,7 @@ from choreo.plan import Owned
 from choreo.ports import Due
 from choreo.step.delivery import Delivery, Route
 
-__all__ = ["frozen", "frozen_delivery", "thawed"]
+__all__ = ["frozen", "frozen_delivery", "thawed", "unfrozen_record"]
 
 
 def frozen(
@@ -36,6 +36,11 @@ def frozen(
 def frozen_delivery(d: Delivery) -> bytes:
     """Write a delivery, to be run later."""
     return frozen(d.record, extras=d.extras, failure=d.failure, unknowns=d.unknowns)
+
+
+def unfrozen_record(payload: bytes) -> Record:
+    """Read the record that a frozen delivery is about."""
+    return unpack_record(json.loads(payload)["record"])
 
 
 def thawed(route: Route, due: Due, owned: Owned) -> Delivery:

@@ -28,7 +28,7 @@ from services.demo.processes import PartError, Shop
 from services.demo.report import example, report, show, status_of
 
 AT_ONCE = 32
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 1.0
 STALL_S = 120.0
 
 Flows = Sequence[Mapping[str, Any]]
