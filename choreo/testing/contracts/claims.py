@@ -291,6 +291,7 @@ class ClaimContract:
             await place.store.close()
             async with asyncio.timeout(20):
                 results = await asyncio.gather(*applying, return_exceptions=True)
+            await place.broker.ensure([TOPIC])  # the log has a close of its own
             with refused(ChoreoError):
                 await place.apply(owned, settle(99))
             with refused(ChoreoError):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -210,11 +211,18 @@ class SectionContract:
                 await asyncio.sleep(0)
                 return (settle(1),)
 
-            result = await run(place, owned, waiting)
-            assert isinstance(result, ChoreoError)
-            assert result.code == "CH5003"
-            assert await rows(place) == []
-            assert await place.status(1) is None
+            async def stubborn(tx: Tx, seen: Seen) -> tuple[Change, ...]:
+                for _ in range(3):
+                    with suppress(ChoreoError):
+                        await waiting(tx, seen)
+                return (settle(1),)
+
+            for section in (waiting, stubborn):
+                result = await run(place, owned, section)
+                assert isinstance(result, ChoreoError)
+                assert result.code == "CH5003"
+                assert await rows(place) == []
+                assert await place.status(1) is None
 
     async def test_a_section_does_not_steer_the_transaction(self, make: MakePlace) -> None:
         """What would commit, or roll back, more than its own is refused."""
