@@ -172,6 +172,7 @@ def main(
         shop.start_provider(seed=seed)
         shop.start_services()
         shop.start_tracker()
+        shop.wait_until_up("services", "tracker")
         asyncio.run(run.feed())
         run.settle()
         good = run.conclude()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ MODULES = tuple(
     f"services.{name}"
     for name in ("orders", "inventory", "payments", "notifications", "analytics", "shipping")
 )
+START_WITHIN_S = 60.0
 STOP_WITHIN_S = 20.0
+LOOK_EVERY_S = 0.05
 LOG_LINES_SHOWN = 15
 
 
@@ -33,6 +36,7 @@ class Shop:
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    _said: dict[str, int] = field(default_factory=dict)
 
     def start_provider(self, *, seed: int, plan: str = "") -> None:
         """Start the payment provider on any free port, and let all others know where."""
@@ -57,6 +61,18 @@ class Shop:
     def start_tracker(self) -> None:
         """Start what makes flows visible."""
         self._start("tracker", "choreo", "tracker")
+
+    def wait_until_up(self, *names: str) -> None:
+        """Wait until parts have said something: they do when they are ready to work."""
+        for name in names:
+            part, waited = self.running[name], 0.0
+            while (self.folder / f"{name}.log").stat().st_size <= self._said.get(name, 0):
+                with suppress(subprocess.TimeoutExpired):
+                    part.wait(LOOK_EVERY_S)
+                self.check()
+                waited += LOOK_EVERY_S
+                if waited > START_WITHIN_S:
+                    raise PartError(f"{name} is not up after {START_WITHIN_S:g} s")
 
     def check(self) -> None:
         """Raise PartError when a part has ended by itself."""
@@ -133,6 +149,7 @@ class Shop:
         self, name: str, module: str, *arguments: str, stdout: int | None = None
     ) -> subprocess.Popen[str]:
         with (self.folder / f"{name}.log").open("a", encoding="utf-8") as log:
+            self._said[name] = log.tell()
             part = subprocess.Popen(
                 self._command(module, *arguments),
                 **self._settings(),

@@ -83,7 +83,7 @@ def show(console: Console, made: Report, flows: Sequence[Mapping[str, Any]]) -> 
     """Print the tables."""
     table = Table(title="Orders by outcome")
     table.add_column("outcome")
-    for name in ("flows", "p50 s", "p95 s", "p99 s", "retries", "compensations", "dead letters"):
+    for name in ("flows", "p50 s", "p95 s", "p99 s", "retries", "undone", "dead"):
         table.add_column(name, justify="right")
     for status in (*STATUSES, "all"):
         chosen = [flow for flow in flows if status in {"all", status_of(flow)}]

@@ -4,6 +4,7 @@ Both take an idempotency key: calls of one key are one charge, or one refund. Wh
 does not tell stays unknown, and the same call is made again.
 """
 
+import asyncio
 import os
 from decimal import Decimal
 from http import HTTPStatus
@@ -16,6 +17,8 @@ from choreo import NotDone
 
 URL = "http://127.0.0.1:8571"
 PATIENCE_S = 2.0
+AT_ONCE = 16
+"""Calls under way at one time; more only wait for each other inside the client."""
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -45,6 +48,7 @@ class PaymentProvider:
     def __init__(self, client: httpx.AsyncClient) -> None:
         """Take a client whose `base_url` is the provider's."""
         self._client = client
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def charge(self, amount: Decimal, *, order_id: str, key: str) -> Charge:
         """Take `amount` from the customer, once per `key`; declined is an answer as well.
@@ -63,8 +67,10 @@ class PaymentProvider:
         return _read(Refund, body)
 
     async def _post(self, path: str, body: dict[str, str], key: str) -> bytes:
+        headers = {"Idempotency-Key": key}
         try:
-            response = await self._client.post(path, json=body, headers={"Idempotency-Key": key})
+            async with self._turns:
+                response = await self._client.post(path, json=body, headers=headers)
         except NEVER_SENT as exc:
             raise NotDone(f"the provider can not be reached: {exc}") from exc
         except httpx.HTTPError as exc:
