@@ -15,6 +15,7 @@ from choreo.events import Partition, Record
 from choreo.plan import GateKey, Memo, Owned, Parked, Plan, Source, Status
 
 __all__ = [
+    "UNWRITTEN",
     "Applied",
     "Broker",
     "BrokerTraits",
@@ -199,6 +200,10 @@ class Seen(NamedTuple):
     memos: Mapping[str, tuple[Memo, bytes]] = {}
 
 
+UNWRITTEN = "CH4008"
+"""Code of the StoreError in a plan's place whose changes, not its section, failed."""
+
+
 class Applied(Enum):
     """What became of a plan."""
 
@@ -259,8 +264,9 @@ class Store(Protocol):
     async def apply(self, plans: Sequence[Plan]) -> Sequence[Applied | BaseException]:
         """Write all plans in one transaction; durable on return.
 
-        Each is written as a whole or not at all, and one that fails (its exception stands
-        in its place) takes no other with it.
+        Each is written as a whole or not at all, and one that fails takes no other with it.
+        In its place stands what its section raised, or a StoreError of code UNWRITTEN when
+        the fault is not the section's.
         """
         ...
 
@@ -386,7 +392,7 @@ class ViewBatch:
     The records lay at positions `since` to before `position`; `last` names the last of
     them. `fold` gives a flow's row from all of its facts. `manifests` has (service, position,
     JSON text). `ends` has (root, end) types that belong together, None when unchanged;
-    `stale` names types: flows with events of these are folded again. `reset` begins anew.
+    `stale` names types and steps: flows that have one are folded again. `reset` begins anew.
     """
 
     since: int

@@ -110,14 +110,16 @@ class Catalog:
         return tuple(one for one in self.handlers.values() if one.kind == kind)
 
     def changed(self, other: Catalog) -> frozenset[str]:
-        """Name event types of which a flow may be told differently by the other catalog."""
-        types = {kind for kind in self.flows.keys() | other.flows.keys()
+        """Name event types and handlers: flows that have one may now be listed differently."""
+        words = {kind for kind in self.flows.keys() | other.flows.keys()
                  if self.flows.get(kind) != other.flows.get(kind)}  # fmt: skip
-        types |= self.triggers ^ other.triggers
-        for name in self.handlers.keys() | other.handlers.keys():
-            mine, theirs = self.handlers.get(name), other.handlers.get(name)
-            if mine != theirs:
-                for one in (mine, theirs):
-                    if one is not None and (one.kind == "compensate" or one.later):
-                        types.update(one.inputs, one.on)
-        return frozenset(types)
+        words |= self.later ^ other.later
+        words |= self.gathering ^ other.gathering
+        mine = {one.name: one for one in self.compensations}
+        theirs = {one.name: one for one in other.compensations}
+        for name in mine.keys() | theirs.keys():
+            if mine.get(name) != theirs.get(name):
+                for one in (mine.get(name), theirs.get(name)):
+                    if one is not None:
+                        words.update((name, *one.inputs, *one.on))
+        return frozenset(words)

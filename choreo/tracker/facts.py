@@ -183,12 +183,12 @@ def _rare(headers: Headers, cause: str) -> tuple[str, str]:
     more: dict[str, Any] = {}
     subject = cause
     if branch := headers.get(BRANCH):
-        more["branch"] = branch
+        more["branch"] = branch = _clean(branch)
     if causes := headers.get(CAUSES):
-        more["causes"] = [one.strip() for one in causes.split(",") if one.strip()]
+        more["causes"] = [one.strip() for one in _clean(causes).split(",") if one.strip()]
         subject = branch or ""  # a join is about what came together, not about who came last
     if undoes := headers.get(UNDOES):
-        more["undoes"] = subject = undoes
+        more["undoes"] = subject = _clean(undoes)
     if headers.get(VOID):
         more["void"] = True
     if headers.get(FAILURE):
@@ -201,10 +201,7 @@ def _note(record: Record) -> Fact | None:
     flow, step = headers.get(FLOW), headers.get(STEP)
     if not flow or not step:
         return None
-    try:
-        said = json.loads(record.value)
-    except ValueError:
-        return None
+    said = _json(record.value)
     if not isinstance(said, dict) or not isinstance(said.get("state"), str) or not said["state"]:
         return None
     cause = headers.get(CAUSE, "")
@@ -214,11 +211,12 @@ def _note(record: Record) -> Fact | None:
     if isinstance(more.get("message"), str):
         more["message"] = more["message"][:MESSAGE_MAX]
     subject = said.get("subject") if isinstance(said.get("subject"), str) else cause
-    if headers.get(BRANCH):
-        more["branch"] = headers[BRANCH]
+    branch = _clean(headers.get(BRANCH, ""))
+    if branch:
+        more["branch"] = branch
     if CAUSES in headers:
-        subject = headers.get(BRANCH, "")
-    undoes = headers.get(UNDOES) or said.get("undoes")
+        subject = branch
+    undoes = _clean(headers.get(UNDOES, "")) or said.get("undoes")
     if isinstance(undoes, str) and undoes:
         more["undoes"] = subject = undoes
     if said["state"] == "done":
@@ -236,14 +234,26 @@ def _note(record: Record) -> Fact | None:
 
 
 def _manifest(record: Record, taken: Taken) -> None:
-    service = _key(record) or record.headers.get(SOURCE, "")
-    try:
-        document = json.loads(record.value)
-    except ValueError:
-        return
+    service = _key(record) or _clean(record.headers.get(SOURCE, ""))
+    document = _json(record.value)
     if service and isinstance(document, dict):
         text = json.dumps(document, separators=(",", ":"))
         taken.manifests.append((service, record.offset, text))
+
+
+def _json(value: bytes) -> object:
+    """Read JSON, None for what is none; its texts can be written as UTF-8."""
+    try:
+        found: object = json.loads(value)
+        if b"\\u" in value:  # so it may hold half a character
+            found = json.loads(_clean(json.dumps(found, ensure_ascii=False)))
+    except (ValueError, RecursionError):
+        return None
+    return found
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _key(record: Record) -> str:

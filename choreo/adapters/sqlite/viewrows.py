@@ -155,12 +155,12 @@ def ranges(text: str) -> list[tuple[Key, Key]]:
 def readable(batch: ViewBatch) -> ViewBatch:
     """Replace, in all texts, what can not be written as UTF-8."""
 
-    def clean(row: Any) -> Any:
-        return row._make(
-            value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-            for value in row
-        )
+    def clean(value: Any) -> Any:
+        return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
     return replace(
-        batch, facts=[clean(fact) for fact in batch.facts], flows=[clean(f) for f in batch.flows]
+        batch,
+        last=clean(batch.last),
+        facts=[fact._make(map(clean, fact)) for fact in batch.facts],
+        flows=[merge._make(map(clean, merge)) for merge in batch.flows],
     )

@@ -162,14 +162,18 @@ class SqliteViewStore:
         meta = dict(c.execute("SELECT name, value FROM meta").fetchall())
         return int(meta.get("position", 0)), str(meta.get("last", ""))
 
-    def _in_transaction(self, c: sqlite3.Connection, batch: ViewBatch) -> int:
+    def _in_transaction(
+        self, c: sqlite3.Connection, batch: ViewBatch, *, clean: bool = False
+    ) -> int:
         retried(lambda: c.execute("BEGIN IMMEDIATE"))
         try:
             left = self._apply(c, batch)
             retried(lambda: c.execute("COMMIT"))
         except UnicodeEncodeError:  # headers with bytes that are no UTF-8
             self._roll_back(c)
-            return self._in_transaction(c, readable(batch))
+            if clean:
+                raise
+            return self._in_transaction(c, readable(batch), clean=True)
         except BaseException:
             self._roll_back(c)
             raise
