@@ -133,7 +133,7 @@ def packed(text: str) -> Key:
             raw = bytes.fromhex(digits)
         except ValueError:
             return text
-        if raw.hex() == digits:  # lower case, and nothing that `fromhex` skips
+        if len(raw) == 16 and raw.hex() == digits:  # noqa: PLR2004 - lower case, nothing skipped
             return raw
     return text
 
