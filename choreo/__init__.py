@@ -1,6 +1,7 @@
 """choreo: event-driven choreography with what only orchestrators had, and no orchestrator."""
 
 from choreo.app import App, run, transaction
+from choreo.audit import Evidence
 from choreo.context import Context, Failure, State
 from choreo.errors import (
     ChoreoError,
@@ -23,6 +24,7 @@ __all__ = [
     "ConfigurationError",
     "Context",
     "Event",
+    "Evidence",
     "Failure",
     "Flow",
     "HandlerError",

@@ -267,7 +267,19 @@ class Service:
             for h in self.handlers.values()
             for event in h.signature.outputs.events
         }
+        later = {
+            event.__event__.type
+            for h in self.handlers.values()
+            for event in h.signature.outputs.later
+        }
         for handler in self.handlers.values():
+            if handler.kind is Kind.COMPENSATE and handler.inputs[0].__event__.type in later:
+                raise ConfigurationError(
+                    f"After[{handler.inputs[0].__name__}]: what is put off can not be an effect",
+                    code="CH1015",
+                    fix="publish a plain event with After, and the effect from its handler",
+                    handler=handler.name,
+                )
             if handler.kind is Kind.COMPENSATE and handler.inputs[0].__event__.type not in made:
                 raise ConfigurationError(
                     f"compensate({handler.inputs[0].__name__}): "

@@ -122,7 +122,7 @@ class _Row:
         if kind in catalog.triggers:
             self.plain = False
         if not cause:
-            if own != flow or self.root:
+            if own != flow or self.root or more:
                 self.plain = False
             else:
                 self.root, self.key, self.first = kind, key, at

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from choreo.errors import BrokerError, ChoreoError, FencedError, StoreError
+from choreo.errors import ChoreoError, FencedError
 from choreo.plan import Change, Parked, Plan, Publish, SetTimer, Settle, Status
-from choreo.ports import Applied
+from choreo.ports import UNWRITTEN, Applied
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
 from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Pipeline
@@ -75,7 +75,7 @@ class Committer:
             self._committed(d, ())
         elif isinstance(result, MoreGates):
             self._runners.look_again(d, result)
-        elif isinstance(result, (StoreError, BrokerError)):
+        elif isinstance(result, ChoreoError) and _not_the_handlers(plan, result):
             self._pipeline.spawn(self._write_again(d, plan, result), "write again")
         elif isinstance(result, Exception):
             self._pipeline.spawn(self._runners.undo_and_fail(d, result), "fail")
@@ -185,6 +185,10 @@ class Committer:
                     lane.uncommitted = False
                     marks = lane.watermarks()
                     await pipeline.outlasting(partial(lane.subscription.commit, marks))
+
+
+def _not_the_handlers(plan: Plan, error: ChoreoError) -> bool:
+    return plan.section is None or error.transient or error.code == UNWRITTEN
 
 
 def _plain(d: Delivery, changes: Sequence[Change]) -> bool:

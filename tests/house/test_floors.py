@@ -12,7 +12,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     8: ("__main__", "cli", "dashboard"),
     7: ("testing", "app"),
     6: ("adapters",),
-    5: ("worker", "tracker", "replay", "audit"),
+    5: ("worker", "tracker", "replay", "audit", "outcomes"),
     4: ("step", "topology", "telemetry"),
     3: ("service", "context"),
     2: ("ports", "plan", "codec", "schemas"),

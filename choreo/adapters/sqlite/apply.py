@@ -33,7 +33,7 @@ from choreo.plan import (
     Settle,
     Status,
 )
-from choreo.ports import Applied
+from choreo.ports import UNWRITTEN, Applied
 
 __all__ = ["ApplyWork"]
 
@@ -59,12 +59,15 @@ def _unwritten() -> Iterator[None]:
     """Tell what the store could not write from what a handler raised."""
     try:
         yield
-    except (_Lost, ChoreoError):
+    except _Lost:
         raise
     except Exception as exc:
+        if isinstance(exc, ChoreoError) and exc.transient:
+            raise
         raise StoreError(
             f"what a step left could not be written: {exc}",
-            fix="this is a fault of choreo or of its file: report it",
+            code=UNWRITTEN,
+            fix="look at the cause; it is tried again until it can be written",
         ) from exc
 
 
@@ -125,6 +128,7 @@ class ApplyWork:
     # ── in the writer's thread ───────────────────────────────────────────────────────────
 
     def perform(self, connection: sqlite3.Connection) -> None:
+        """Write the plans, each as a whole or not at all."""
         self._drop_stale(connection)
         plain = [index for index in self._plain if self._results[index] is None]
         one_by_one = [index for index in self._other if self._results[index] is None]
@@ -240,7 +244,11 @@ class ApplyWork:
         if plain:
             rows = self._settle_rows([changes[0] for changes in plain])  # type: ignore[misc]
             insert_rows(connection, INBOX, INBOX_COLUMNS, rows)
-            records = [change.record for changes in plain for change in changes[1:]]  # type: ignore[union-attr]
+            records = [
+                change.record
+                for changes in plain
+                for change in changes[1:]  # type: ignore[union-attr]
+            ]
             self._append(connection, records, self._log.rows(records))
 
     # ── changes ──────────────────────────────────────────────────────────────────────────
@@ -295,6 +303,7 @@ class ApplyWork:
     # ── in the loop again ────────────────────────────────────────────────────────────────
 
     def finish(self, error: BaseException | None) -> None:
+        """Hand over what was published, and answer."""
         if error is not None:
             self._results = [error] * len(self._plans)
         else:

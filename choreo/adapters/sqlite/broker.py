@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from choreo.adapters.sqlite.database import last_position
@@ -96,9 +97,8 @@ class SqliteBroker:
             end = await self._database.read(last_position)
             numbers = self._numbers(topics)
             while start <= end:
-                records, reached = await self._database.read(
-                    lambda c, a=start, b=end: self._log.scan(c, a, b, numbers, READ_MOST)  # type: ignore[misc]
-                )
+                scan = partial(self._log.scan, start=start, end=end, topics=numbers, most=READ_MOST)
+                records, reached = await self._database.read(scan)
                 start = reached + 1
                 if records:
                     yield records

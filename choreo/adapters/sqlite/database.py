@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 from choreo.adapters.sqlite.schema import SCHEMA, VERSION
 from choreo.errors import BrokerClosedError, StoreError, StoreUnavailableError
 
-__all__ = ["Database", "Work", "last_position", "translated"]
+__all__ = ["Database", "Work", "last_position", "translate", "translated"]
 
 T = TypeVar("T")
 
@@ -54,26 +54,28 @@ def translated(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
-        raise _translate(exc, path) from exc
+        raise translate(exc, path) from exc
 
 
-def _translate(error: sqlite3.Error, path: str) -> StoreError:
+def translate(error: sqlite3.Error, where: str) -> StoreError:
+    """Give choreo's error for one of sqlite3's; `where` is a file or a statement."""
     text = str(error)
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         fix = "restore the file from a copy, or move it away to begin anew"
-        return StoreError(f"the file is damaged: {text}", code="CH4003", fix=fix, file=path)
+        return StoreError(f"the file is damaged: {text}", code="CH4003", fix=fix, at=where)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         fix = "make the file and its folder writable for this user, or name another"
-        return StoreError(f"can not be written: {text}", code="CH4004", fix=fix, file=path)
+        return StoreError(f"can not be written: {text}", code="CH4004", fix=fix, at=where)
     if code in (
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_IOERR,
     ):
-        return StoreUnavailableError(text, fix="free the disk or end what holds it", file=path)
-    return StoreError(text, fix="this statement is wrong for SQLite", file=path)
+        return StoreUnavailableError(text, fix="free the disk or end what holds it", at=where)
+    fix = "correct the statement or its values"
+    return StoreError(f"a statement failed: {text}", code="CH4006", fix=fix, at=where)
 
 
 class Database:
@@ -234,8 +236,7 @@ class Database:
         try:
             with translated(self.path):
                 retried(lambda: connection.execute("BEGIN IMMEDIATE"))
-                for work in group:
-                    outcomes.append(self._perform(connection, work))
+                outcomes.extend(self._perform(connection, work) for work in group)
                 self.own_end = last_position(connection)
                 retried(lambda: connection.execute("COMMIT"))
         except BaseException as exc:  # noqa: BLE001 - told to everyone who waits

@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -189,9 +190,8 @@ class Log:
                 self._grown.set()
             while self.known < self._end:
                 start, end = self.known + 1, self._end
-                records, reached = await self.database.read(
-                    lambda c, a=start, b=end: self.scan(c, a, b, None, 1000)  # type: ignore[misc]
-                )
+                scan = partial(self.scan, start=start, end=end, topics=None, most=1000)
+                records, reached = await self.database.read(scan)
                 fresh = [record for record in records if record.offset > self.known]
                 if reached > self.known:
                     self.known = reached

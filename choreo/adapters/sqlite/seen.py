@@ -286,6 +286,7 @@ class Session:
             self.done.cancel()
 
     def perform(self, connection: sqlite3.Connection) -> None:
+        """Run statements as they come, until the end."""
         tx = SqliteTx(connection)
         while not isinstance(asked := self._next(), bool):
             verb, sql, values, answer = asked
@@ -322,6 +323,7 @@ class Session:
         self._loop.call_soon_threadsafe(resolve)
 
     def finish(self, error: BaseException | None) -> None:
+        """Tell that it is committed, or why it is not."""
         if self.done.done():
             return
         if error is None:

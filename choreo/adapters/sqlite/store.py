@@ -109,9 +109,9 @@ class SqliteStore:
     async def close(self) -> None:
         if self._closed:
             return
+        self._closed = True
         if self._owned and not self._database.closed:
             await self._database.write(lambda c: let_go(c, self._owned))
-        self._closed = True
         await self._database.close()
 
     # ── names ────────────────────────────────────────────────────────────────────────────
@@ -122,11 +122,10 @@ class SqliteStore:
         unknown: set[str] = set()
         for plan in plans:
             for change in plan.changes:
-                kind = type(change)
-                if kind is Settle or kind is SetTimer:
-                    if change.handler not in names:  # type: ignore[union-attr]
-                        unknown.add(change.handler)  # type: ignore[union-attr]
-                elif kind is Publish and change.record.topic not in topics:  # type: ignore[union-attr]
+                if isinstance(change, (Settle, SetTimer)):
+                    if change.handler not in names:
+                        unknown.add(change.handler)
+                elif isinstance(change, Publish) and change.record.topic not in topics:
                     await self._log.refresh()
             if plan.want is not None and plan.want.handler not in names:
                 unknown.add(plan.want.handler)

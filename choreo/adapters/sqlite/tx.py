@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
+from choreo.adapters.sqlite.database import translate
 from choreo.errors import HandlerError, TxOpenError
 from choreo.ports import Row
 
@@ -48,7 +49,10 @@ class SqliteTx:
                 statement=first_word(sql),
             )
         named = {str(number): plain(value) for number, value in enumerate(values, 1)}
-        return self._connection.execute(sql, named)
+        try:
+            return self._connection.execute(sql, named)
+        except sqlite3.Error as exc:
+            raise translate(exc, sql) from exc
 
 
 @lru_cache(maxsize=1024)
