@@ -79,7 +79,7 @@ class Worker:
         await asyncio.gather(*self._sources, return_exceptions=True)
         loop = asyncio.get_running_loop()
         last = loop.time() + pipeline.limits.drain_s
-        while self.busy and loop.time() < last and not pipeline.failed():
+        while self.busy and loop.time() < last and not pipeline.failed():  # noqa: ASYNC110 - once
             await asyncio.sleep(0.002)
 
     async def stop(self) -> None:

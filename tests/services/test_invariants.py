@@ -1,7 +1,7 @@
 """The shop's invariants: silent about what is right, one sentence about each thing that is not."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -18,7 +18,7 @@ COMPLETED, CANCELLED, OPEN = "1", "2", "3"
 
 
 def evidence(shop: Shop) -> Evidence:
-    def rows(sql: str, *values: object) -> list[dict[str, Any]]:
+    def rows(sql: str, *values: object) -> list[Mapping[str, Any]]:
         with closing(sqlite3.connect(shop.folder / "choreo.db")) as db:
             db.row_factory = sqlite3.Row
             return [dict(row) for row in db.execute(sql, values)]
