@@ -102,7 +102,7 @@ class App:
         self.broker = broker
         self.store = store
         self._limits = limits or Limits()
-        self._rng = random.Random(os.urandom(16))  # noqa: S311 - jitter and ids, no secrets
+        self._rng = random.Random(os.urandom(16))
         self._stack = AsyncExitStack()
         self._compiled: list[Compiled] = []
         self._worker: Worker | None = None

@@ -30,12 +30,13 @@ def fold(facts: Iterable[Fact], manifests: Manifests) -> FlowView:
     ordered = [known[place] for place in sorted(known)]
     steps = steps_of(ordered, catalog)
     published = [fact for fact in ordered if not fact.state]
-    first: dict[str, Fact] = {}
-    for fact in published:
-        first.setdefault(fact.id, fact)
-    events = _arranged([_event(fact) for fact in first.values()])
+    copies = [_event(fact) for fact in published]
+    first: dict[str, EventView] = {}
+    for copy in copies:
+        first.setdefault(copy.id, copy)
+    events = _arranged([*first.values()])
     missing = missing_of(events, steps, catalog)
-    summary = _summary(ordered, events, steps, missing, catalog)
+    summary = _summary(ordered, copies, steps, missing, catalog)
     return FlowView(
         summary=summary,
         events=events,

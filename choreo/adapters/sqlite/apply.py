@@ -247,7 +247,8 @@ class ApplyWork:
             records = [
                 change.record
                 for changes in plain
-                for change in changes[1:]  # type: ignore[union-attr]
+                for change in changes
+                if isinstance(change, Publish)
             ]
             self._append(connection, records, self._log.rows(records))
 
