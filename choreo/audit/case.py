@@ -198,7 +198,7 @@ class Case:
             scopes = {self.scope(record), self.scope(self.by_id.get(cause, record))}
             for scope in scopes:
                 yield step, gate_subject(GateKey("join", about.name, scope))
-        elif kind == "compensate":
+        elif kind == "compensate" and UNDOES not in headers:  # there was nothing to undo
             yield f"{step}!why", self.subject(cause)
 
     def scope(self, record: Record, by: tuple[str, ...] = ()) -> str:

@@ -59,6 +59,20 @@ def test_an_order_on_its_way_is_clean_unless_at_rest(world: World) -> None:
     assert kinds(world.audit()) == {"reached-an-end", "taken"}
 
 
+def test_that_nothing_was_to_be_undone_is_said_by_the_trigger(world: World) -> None:
+    placed = world.event(PLACED)
+    world.settle("orders.order.deadline!open", placed)
+    world.settle("orders.accept", placed)
+    declined = world.event(DECLINED, placed, "orders.accept")
+    world.settle("stock.release!why", declined)
+    nothing = world.event(RELEASED, declined, "stock.release")
+    world.event(CANCELLED, nothing, "orders.cancel")
+    world.settle("orders.cancel", nothing)
+    assert world.audit() == []
+    world.forget("stock.release!why")
+    assert kinds(world.audit()) == {"committed", "taken"}
+
+
 def test_a_void_step_may_publish_what_is_marked(world: World) -> None:
     made = world.cancelled(OVERDUE)
     void = {"choreo-void": "1"}
@@ -114,6 +128,11 @@ def parked_step(world: World) -> None:
 def dead_step(world: World) -> None:
     made = world.cancelled()
     world.settle("orders.cancel", made["released"], Status.DEAD)
+
+
+def undo_without_a_row(world: World) -> None:
+    world.cancelled()
+    world.forget("stock.release")
 
 
 def other_content(world: World) -> None:
@@ -195,6 +214,7 @@ FAULTS: list[tuple[Callable[[World], None], str]] = [
     (no_inbox_row, "committed"),
     (parked_step, "committed"),
     (dead_step, "committed"),
+    (undo_without_a_row, "committed"),
     (other_content, "contents"),
     (missing_cause, "causes"),
     (late_cause, "causes"),
