@@ -21,6 +21,7 @@ from tests.unit.audited import (
     OVERDUE,
     PAID,
     PLACED,
+    RELEASED,
     RESERVED,
     World,
     handler,
