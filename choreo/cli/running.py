@@ -39,25 +39,30 @@ def run_services(settings: Settings, *, tracked: bool) -> None:
 async def _run(settings: Settings, *, tracked: bool) -> None:
     loaded = services(settings.modules)
     async with App(*loaded, folder=settings.folder) as app:
+        serving = asyncio.create_task(app.serve())
+        await asyncio.sleep(0)  # from here on signals are heard
         names = ", ".join(service.name for service in loaded)
         beside = " and the tracker" if tracked else ""
         say(f"running {names}{beside} on {settings.database}; Ctrl-C ends it")
-        if not tracked:
-            await app.serve()
-            return
-        views = open_views(settings.folder)
-        tracker = Tracker(app.broker, views, app.clock)
-        serving = asyncio.create_task(app.serve())
-        following = asyncio.create_task(tracker.run())
-        try:
-            await asyncio.wait((serving, following), return_when=asyncio.FIRST_COMPLETED)
-            tracker.stop()
-            if serving.done():
-                await serving
-            await following
-        finally:
-            await _ended(serving, following)
-            await views.close()
+        if tracked:
+            await _serve_tracked(app, serving, settings)
+        else:
+            await serving
+
+
+async def _serve_tracked(app: App, serving: asyncio.Task[None], settings: Settings) -> None:
+    views = open_views(settings.folder)
+    tracker = Tracker(app.broker, views, app.clock)
+    following = asyncio.create_task(tracker.run())
+    try:
+        await asyncio.wait((serving, following), return_when=asyncio.FIRST_COMPLETED)
+        tracker.stop()
+        if serving.done():
+            await serving
+        await following
+    finally:
+        await _ended(serving, following)
+        await views.close()
 
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:

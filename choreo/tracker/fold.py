@@ -157,7 +157,7 @@ def _summary(
         compensations=len(undone_of(events, steps)),
         dead=sum(one.state == "dead" for one in steps.values()),
         voids=sum(one.state == "void" for one in steps.values())
-        + sum(event.void for event in events),
+        + len({event.id for event in events if event.void}),
         steps=len(steps),
         error=f"{worst.handler} {worst.error}: {worst.message}" if worst is not None else "",
     )  # fmt: skip

@@ -430,8 +430,15 @@ def test_a_record_without_any_id_belongs_to_no_flow() -> None:
 
 
 def test_a_manifest_that_is_broken_says_nothing() -> None:
-    good = {"x-choreo": {"service": "a", "flows": [{"name": "f", "starts": "A", "ends": ["B"]}]}}
-    bad = [{}, {"x-choreo": None}, {"x-choreo": {"service": 7}}, {"x-choreo": {"handlers": 1}}]
+    good: dict[str, object] = {
+        "x-choreo": {"service": "a", "flows": [{"name": "f", "starts": "A", "ends": ["B"]}]}
+    }
+    bad: list[dict[str, object]] = [
+        {},
+        {"x-choreo": None},
+        {"x-choreo": {"service": 7}},
+        {"x-choreo": {"handlers": 1}},
+    ]
     catalog = Catalog.of({"a": good, **{f"b{n}": one for n, one in enumerate(bad)}})
     assert list(catalog.flows) == ["A"]
 
