@@ -105,7 +105,7 @@ def duration(seconds: float | None) -> str:
     """Write a duration in the unit that suits it."""
     if seconds is None:
         return ""
-    if seconds < 0.0995:  # noqa: PLR2004 - below, two digits of milliseconds say more
+    if seconds < 0.9995:  # noqa: PLR2004 - what would be shown as 1000 ms is 1 s
         return f"{seconds * 1000:.3g} ms"
     if seconds < MINUTE_S:
         return f"{seconds:.3g} s"

@@ -158,7 +158,11 @@ def show_flow(settings: Settings, which: str, *, watch: bool, as_json: bool) -> 
     """Show one flow, found by its id, the beginning of that, or its business key."""
     if not settings.database.exists():
         fail(f"there is no log at {settings.database} yet")
-    execute(_show(settings, which, watch=watch, as_json=as_json))
+    try:
+        execute(_show(settings, which, watch=watch, as_json=as_json))
+    except KeyboardInterrupt:
+        if not watch:  # that is how one stops watching
+            raise
 
 
 async def _show(settings: Settings, which: str, *, watch: bool, as_json: bool) -> None:

@@ -45,7 +45,8 @@ class _Drawing:
         self.silent: dict[str, list[StepView]] = {}
         for step in view.steps:
             if not step.outputs:
-                at = step.subject if step.subject in self.events else self._last_of(step)
+                near = [one for one in (step.cause, step.subject) if one in self.events]
+                at = near[0] if near else self._last_of(step)
                 self.silent.setdefault(at, []).append(step)
         self.drawn: set[str] = set()
 
@@ -82,7 +83,7 @@ class _Drawing:
             if count:
                 line.append(f", {count} {one if count == 1 else many}")
         if flow.deadline is not None:
-            line.append(f", due {ago(flow.deadline, self.now)}")
+            line.append(f", deadline {ago(flow.deadline, self.now)}")
         return line
 
     def errors(self) -> list[Text]:
@@ -189,7 +190,7 @@ class _Drawing:
     def _expectation(self, one: Missing) -> str:
         what = " or ".join(short(kind) for kind in one.types) or "its end"
         since = f"since {duration(max(0.0, self.now - one.since))}"
-        until = "" if one.deadline is None else f", until {ago(one.deadline, self.now)}"
+        until = "" if one.deadline is None else f", due {ago(one.deadline, self.now)}"
         handler = cleaned(one.handler)
         if one.kind == "join":
             need = " (may be missing)" if one.optional else ""

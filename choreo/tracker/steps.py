@@ -61,6 +61,7 @@ def _step(key: Key, facts: list[Fact], catalog: Catalog) -> StepView:
         handler=key[0],
         subject=key[1],
         state=best.state or "done",
+        cause=best.cause,
         run=best.run,
         attempt=best.attempt,
         attempts_max=int(_number(said.get("attempts_max")) or 0)

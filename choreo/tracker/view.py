@@ -51,6 +51,7 @@ class StepView:
     """One handler and what it was given (`subject`: an event's id; "" for a join).
 
     `state` is done, retrying, waiting, parked, void, dead, given_up, overdue or duplicate.
+    `cause` is the event that led to it: of an undo its trigger.
     `due` (epoch seconds) is when the next attempt is made. `outputs` are ids of events.
     `unknown`: an outside call may have had its effect; it is tried until that is known.
     """
@@ -58,6 +59,7 @@ class StepView:
     handler: str
     subject: str
     state: str
+    cause: str = ""
     run: int = 0
     attempt: int = 1
     attempts_max: int = 0
