@@ -43,6 +43,10 @@ class _Order:
         return all(flow.ends for flow in self.flows.values())
 
     @property
+    def completed(self) -> bool:
+        return any(flow.completed for flow in self.flows.values())
+
+    @property
     def owed(self) -> int:
         return sum(flow.cents for flow in self.flows.values() if flow.completed)
 
@@ -100,14 +104,13 @@ def money(evidence: Evidence) -> Iterable[str]:
 
 
 def stock(evidence: Evidence) -> Iterable[str]:
-    """Per SKU initial = on hand + reserved + shipped, none below 0; at rest nothing is reserved."""
-    reserved: dict[str, int] = {}
-    for row in evidence.rows(
-        "SELECT sku, sum(quantity) AS quantity FROM inventory_reservation "
-        "WHERE status = 'reserved' GROUP BY sku"
-    ):
-        reserved[row["sku"]] = int(row["quantity"])
-    at_rest = all(order.over for order in _orders(evidence).values())
+    """Per SKU initial = on hand + reserved + shipped, none below 0; at rest nothing is reserved.
+
+    What left the house, and each parcel, belongs to a completed order, and each has both.
+    """
+    orders = _orders(evidence)
+    at_rest = all(order.over for order in orders.values())
+    by_order = _quantities(evidence)
     for row in evidence.rows(
         "SELECT sku, initial, on_hand, reserved, shipped FROM inventory_stock ORDER BY sku"
     ):
@@ -117,10 +120,31 @@ def stock(evidence: Evidence) -> Iterable[str]:
             yield f"{sku}: {row['initial']} at first, {parts} now"
         if min(parts.values()) < 0:
             yield f"{sku}: below nothing: {parts}"
-        if parts["reserved"] != reserved.get(sku, 0):
-            yield f"{sku}: {parts['reserved']} reserved, {reserved.get(sku, 0)} by order"
+        for status in ("reserved", "shipped"):
+            if parts[status] != by_order.get((sku, status), 0):
+                yield f"{sku}: {parts[status]} {status}, {by_order.get((sku, status), 0)} by order"
         if at_rest and parts["reserved"]:
             yield f"{sku}: {parts['reserved']} reserved, and every order is over"
+    left = {
+        "units": "SELECT DISTINCT order_id FROM inventory_reservation WHERE status = 'shipped'",
+        "parcel": "SELECT order_id FROM shipping_shipment",
+    }
+    for what, sql in left.items():
+        sent = {row["order_id"] for row in evidence.rows(sql)}
+        for order_id, order in orders.items():
+            if order.over and order.completed != (order_id in sent):
+                end = "completed" if order.completed else "not completed"
+                gone = "left" if order_id in sent else "never left"
+                yield f"order {order_id}: {end}, and its {what} {gone}"
+
+
+def _quantities(evidence: Evidence) -> dict[tuple[str, str], int]:
+    """Give the units by SKU and status, as the reservations of orders have them."""
+    rows = evidence.rows(
+        "SELECT sku, status, sum(quantity) AS quantity FROM inventory_reservation "
+        "GROUP BY sku, status"
+    )
+    return {(row["sku"], row["status"]): int(row["quantity"]) for row in rows}
 
 
 def ledger(evidence: Evidence) -> Iterable[str]:

@@ -14,6 +14,8 @@ from services.provider.ledger import Answer, Ledger
 from services.provider.plan import Fate, Plan
 
 BODY_BYTES_MAX = 10_000
+SKIPPED_BYTES_MAX = 1_000_000
+LENGTH_DIGITS_MAX = 10
 KEY_CHARACTERS_MAX = 200
 
 Money = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
@@ -77,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Charge or refund, if the plan lets it."""
         try:
-            key, body = self._key(), self._body()
+            body, key = self._body(), self._key()
             if self.path == "/charges":
                 self._charge(key, ChargeRequest.model_validate_json(body))
             elif self.path == "/refunds":
@@ -138,8 +140,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > BODY_BYTES_MAX:
-            raise BadRequestError(f"a call needs a body of at most {BODY_BYTES_MAX} bytes")
+        if not length.isdigit() or len(length) > LENGTH_DIGITS_MAX:
+            raise BadRequestError("a call needs a Content-Length")
+        if int(length) > BODY_BYTES_MAX:
+            # Read what is on its way already: a connection closed over it would be reset.
+            self.rfile.read(min(int(length), SKIPPED_BYTES_MAX))
+            raise BadRequestError(f"a body has at most {BODY_BYTES_MAX} bytes")
         return self.rfile.read(int(length))
 
     def _reply(self, answer: Answer) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from choreo import Failure, HandlerError, Service
 from choreo.adapters.sqlite.tx import SqliteTx
+from choreo.errors import StoreError
 from services.inventory import events as stock
 from services.inventory.handlers import inventory, release, reserve, ship_out, unfilled, wanted
 from services.inventory.stock import Article, put
@@ -143,7 +144,7 @@ async def test_stock_is_stated_again_and_corrected() -> None:
 async def test_the_tables_refuse_less_than_nothing(column: str) -> None:
     with tables(inventory) as tx:
         await shelf(tx, A=10)
-        with pytest.raises(sqlite3.IntegrityError):
+        with pytest.raises(StoreError):
             await tx.execute(f"UPDATE inventory_stock SET {column} = -1, initial = 9")
 
 
