@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from choreo.errors import ConfigurationError, HandlerConflictError
 from choreo.events import Event
 from choreo.policies import Retry
+from choreo.service.checks import check_built, check_handler, check_seconds
 from choreo.service.declared import Flow, Handler, Kind
-from choreo.service.signature import Param, ParamKind, Signature, events_of, signature_of
+from choreo.service.signature import events_of, signature_of
 
 __all__ = ["Service"]
 
@@ -67,7 +68,6 @@ class Service:
             full = self._full(fn, name)
             signature = signature_of(fn, name=full, scope=_caller_names(fn))
             inputs = events_of(events, what="input", name=full)
-            _check_subject(signature, inputs, full)
             return self._add(
                 Handler(
                     full, Kind.ON, fn, signature, inputs,
@@ -101,8 +101,6 @@ class Service:
             signature = signature_of(fn, name=full, scope=_caller_names(fn))
             effects = events_of(effect, what="effect", name=full)
             triggers = events_of(on, what="on=", name=full)
-            _check_subject(signature, effects, full)
-            _check_nothing(nothing, triggers, full)
             return self._add(
                 Handler(
                     full, Kind.COMPENSATE, fn, signature, effects,
@@ -137,7 +135,6 @@ class Service:
                     handler=full,
                 )
             signature = signature_of(fn, name=full, scope=_caller_names(fn))
-            _check_subject(signature, of.inputs, full)
             return self._add(
                 Handler(
                     full, Kind.OTHERWISE, fn, signature, of.inputs,
@@ -165,8 +162,6 @@ class Service:
             full = self._full(fn, name)
             signature = signature_of(fn, name=full, scope=_caller_names(fn))
             inputs = events_of(after, what="after=", name=full)
-            _check_subject(signature, inputs, full)
-            _check_seconds(within_s, "within_s", full)
             return self._add(
                 Handler(
                     full, Kind.EXPECTS, fn, signature, inputs,
@@ -197,9 +192,7 @@ class Service:
         def declare(fn: F) -> F:
             full = self._full(fn, name)
             signature = signature_of(fn, name=full, scope=_caller_names(fn))
-            slots = signature.events()
-            _check_join(slots, within_s, full)
-            inputs = tuple(event for slot in slots for event in slot.events)
+            inputs = tuple(event for slot in signature.events() for event in slot.events)
             return self._add(
                 Handler(
                     full, Kind.JOIN, fn, signature, inputs,
@@ -245,12 +238,16 @@ class Service:
         """Name the flow that begins with `starts` and is over with any of `ends`."""
         full = f"{self.name}.{name}"
         if deadline_s is not None:
-            _check_seconds(deadline_s, "deadline_s", full)
+            check_seconds(deadline_s, "deadline_s", full)
         events_of(starts, what="starts=", name=full)
         if name in self.flows:
             raise HandlerConflictError("two flows of one name", fix="rename one", flow=full)
         if overdue is not None:
-            _check_nothing(overdue, (starts,), full)
+            check_built(overdue, (starts,), full)
+        if not ends:
+            raise ConfigurationError(
+                "a flow that nothing ends", code="CH1004", fix="name its ends=", flow=full
+            )
         flow = Flow(
             name, self.name, starts, events_of(ends, what="ends=", name=full),
             deadline_s, overdue, owner, purpose,
@@ -312,6 +309,7 @@ class Service:
                 fix="rename one of them, or give it name=",
                 handler=handler.name,
             )
+        check_handler(handler)
         self.handlers[handler.name] = handler
         self._by_fn[fn] = handler
         fn.__choreo__ = (self, handler.name)  # type: ignore[attr-defined]  # for `given`
@@ -328,68 +326,6 @@ def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _events(events: Events, what: str, name: str) -> tuple[type[Event], ...]:
     return events_of(events, what=what, name=name) if events else ()
-
-
-def _check_seconds(value: float, what: str, name: str) -> None:
-    if not value > 0:
-        raise ConfigurationError(
-            f"{what} must be more than 0 seconds", code="CH1011", fix="correct it", where=name
-        )
-
-
-def _check_subject(signature: Signature, events: tuple[type[Event], ...], name: str) -> None:
-    first = signature.params[0] if signature.params else None
-    taken = set() if first is None else set(first.events)
-    if (
-        first is None
-        or first.kind is not ParamKind.EVENT
-        or not (first.any_event or set(events) <= taken)
-    ):
-        wanted = " | ".join(event.__name__ for event in events)
-        raise ConfigurationError(
-            f"the first parameter must take {wanted}",
-            code="CH1004",
-            fix=f"annotate it {wanted}",
-            handler=name,
-        )
-    if signature.sync and signature.first(ParamKind.TX) is not None:
-        raise ConfigurationError(
-            "a handler that takes Tx must be async", code="CH1004", fix="async def", handler=name
-        )
-
-
-def _check_nothing(made: type[Event] | None, triggers: tuple[type[Event], ...], name: str) -> None:
-    if made is None:
-        return
-    events_of(made, what="built event", name=name)
-    for trigger in triggers:
-        missing = [
-            field for field, about in made.model_fields.items()
-            if about.is_required() and field not in trigger.model_fields
-        ]  # fmt: skip
-        if missing:
-            raise ConfigurationError(
-                f"{made.__name__} can not be built from {trigger.__name__}: "
-                f"it has no {', '.join(missing)}",
-                code="CH1009",
-                fix="add the fields to the trigger's class, or a default here",
-                handler=name,
-            )
-
-
-def _check_join(slots: tuple[Param, ...], within_s: float | None, name: str) -> None:
-    events = [event for slot in slots for event in slot.events]
-    wrong = ""
-    if not any(not slot.optional for slot in slots):
-        wrong = "a join needs a parameter that may not be missing"
-    elif any(slot.any_event for slot in slots) or len(set(events)) != len(events):
-        wrong = "each event of a join belongs to one parameter"
-    elif within_s is None and any(slot.optional for slot in slots):
-        wrong = "a join with a parameter that may be missing needs within_s="
-    if wrong:
-        raise ConfigurationError(wrong, code="CH1004", fix="correct the signature", handler=name)
-    if within_s is not None:
-        _check_seconds(within_s, "within_s", name)
 
 
 def _caller_names(fn: Callable[..., Any]) -> dict[str, Any]:

@@ -440,7 +440,6 @@ async def two_states(placed: Placed, one: Basket, other: Basket) -> None: ...
 async def narrow_why(placed: Placed, why: Reserved) -> None: ...
 
 
-@pytest.mark.xfail(reason="accepted without a look, and fails when it runs", strict=True)
 @pytest.mark.parametrize(
     "declare",
     [

@@ -1,0 +1,129 @@
+"""What must hold of a declaration, checked where it is made: each says what, where, and the fix."""
+
+from __future__ import annotations
+
+import re
+
+from choreo.errors import ConfigurationError
+from choreo.events import Event
+from choreo.service.declared import Handler, Kind
+from choreo.service.signature import Param, ParamKind, Signature, events_of
+
+__all__ = ["check_built", "check_handler", "check_seconds"]
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+SUBJECTS = {Kind.COMPENSATE: 2}
+
+
+def check_handler(handler: Handler) -> None:
+    """Refuse a handler that could not run."""
+    signature, name = handler.signature, handler.name
+    if not NAME.fullmatch(name.partition(".")[2]):
+        raise ConfigurationError(
+            "a handler's name is letters, digits, _ and -",
+            code="CH1012",
+            fix="choose another name=",
+            handler=name,
+        )
+    _check_listed(handler)
+    if handler.timeout_s is not None:
+        check_seconds(handler.timeout_s, "timeout_s", name)
+    if handler.within_s is not None:
+        check_seconds(handler.within_s, "within_s", name)
+    if signature.sync and signature.first(ParamKind.TX) is not None:
+        raise ConfigurationError(
+            "a handler that takes Tx must be async", code="CH1004", fix="async def", handler=name
+        )
+    for kind, most in ((ParamKind.STATE, 1), (ParamKind.TX, 1), (ParamKind.CONTEXT, 1)):
+        if sum(param.kind is kind for param in signature.params) > most:
+            raise _wrong(f"takes more than one {kind.value}", "take one", name)
+    if handler.kind is not Kind.OTHERWISE and signature.first(ParamKind.FAILURE) is not None:
+        raise _wrong(
+            "takes Failure, which only an otherwise handler is given", "leave it out", name
+        )
+    if handler.kind is Kind.JOIN:
+        _check_join(signature.events(), handler.within_s, name)
+        return
+    _check_subject(signature, handler.inputs, name)
+    if len(signature.events()) > SUBJECTS.get(handler.kind, 1):
+        raise _wrong("takes more events than it is given", "use a join for several", name)
+    if handler.kind is Kind.COMPENSATE:
+        _check_why(signature.events(), handler.on, name)
+        if handler.nothing is not None:
+            check_built(handler.nothing, handler.on, name)
+
+
+def _wrong(what: str, fix: str, name: str) -> ConfigurationError:
+    return ConfigurationError(what, code="CH1004", fix=fix, handler=name)
+
+
+def _check_listed(handler: Handler) -> None:
+    if handler.kind in (Kind.ON, Kind.EXPECTS, Kind.JOIN) and not handler.inputs:
+        raise _wrong("names no event that it is given", "name at least one", handler.name)
+    if handler.kind is Kind.EXPECTS and not handler.on:
+        raise _wrong("expects no event", "name what is to come", handler.name)
+    if handler.kind is Kind.COMPENSATE and not handler.on:
+        raise _wrong("no event triggers it", "name at least one in on=", handler.name)
+
+
+def _check_why(params: tuple[Param, ...], triggers: tuple[type[Event], ...], name: str) -> None:
+    for param in params[1:]:
+        if not param.any_event and not set(triggers) <= set(param.events):
+            wanted = " | ".join(event.__name__ for event in triggers)
+            raise _wrong(f"{param.name!r} must take every trigger", f"annotate it {wanted}", name)
+
+
+def check_seconds(value: float, what: str, name: str) -> None:
+    """Refuse a duration that is none."""
+    if not value > 0:
+        raise ConfigurationError(
+            f"{what} must be more than 0 seconds", code="CH1011", fix="correct it", where=name
+        )
+
+
+def _check_subject(signature: Signature, events: tuple[type[Event], ...], name: str) -> None:
+    first = signature.params[0] if signature.params else None
+    taken = set() if first is None else set(first.events)
+    if (
+        first is None
+        or first.kind is not ParamKind.EVENT
+        or not (first.any_event or set(events) <= taken)
+    ):
+        wanted = " | ".join(event.__name__ for event in events)
+        raise ConfigurationError(
+            f"the first parameter must take {wanted}",
+            code="CH1004",
+            fix=f"annotate it {wanted}",
+            handler=name,
+        )
+
+
+def check_built(made: type[Event], sources: tuple[type[Event], ...], name: str) -> None:
+    """Refuse an event that can not be built from the fields of each source."""
+    events_of(made, what="built event", name=name)
+    for trigger in sources:
+        missing = [
+            field for field, about in made.model_fields.items()
+            if about.is_required() and field not in trigger.model_fields
+        ]  # fmt: skip
+        if missing:
+            raise ConfigurationError(
+                f"{made.__name__} can not be built from {trigger.__name__}: "
+                f"it has no {', '.join(missing)}",
+                code="CH1009",
+                fix="add the fields to the trigger's class, or a default here",
+                handler=name,
+            )
+
+
+def _check_join(slots: tuple[Param, ...], within_s: float | None, name: str) -> None:
+    events = [event for slot in slots for event in slot.events]
+    wrong = ""
+    if not any(not slot.optional for slot in slots):
+        wrong = "a join needs a parameter that may not be missing"
+    elif any(slot.any_event for slot in slots) or len(set(events)) != len(events):
+        wrong = "each event of a join belongs to one parameter"
+    elif within_s is None and any(slot.optional for slot in slots):
+        wrong = "a join with a parameter that may be missing needs within_s="
+    if wrong:
+        raise ConfigurationError(wrong, code="CH1004", fix="correct the signature", handler=name)
