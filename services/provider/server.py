@@ -153,5 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(answer[0])
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
