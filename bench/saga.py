@@ -85,10 +85,12 @@ class Count:
         """Wait for this many."""
         self.left = total
         self.done = asyncio.Event()
+        self.room = asyncio.Semaphore(AHEAD)
 
     def one(self) -> None:
         """Count one."""
         self.left -= 1
+        self.room.release()
         if not self.left:
             self.done.set()
 
@@ -139,11 +141,10 @@ async def _run(folder: Path, flows: int, *, business: bool) -> dict[str, float]:
 
 
 async def _feed(app: App, count: Count, first: int, flows: int) -> None:
-    """Publish every WINDOW-th root, not too far ahead of what is done."""
+    """Publish every WINDOW-th root, at most AHEAD flows before those that are done."""
     for n in range(first, flows, WINDOW):
+        await count.room.acquire()
         await app.publish(Step0(order_id=f"order-{n}", filler=FILLER, n=0))
-        while count.left + n > flows + AHEAD:
-            await asyncio.sleep(0.002)
 
 
 def _handlers_cpu_us(flows: int) -> float:

@@ -82,9 +82,20 @@ class Record:
 
     `trusted` says that this very process wrote the bytes: limits need not be checked again;
     `fresh`, that it also published this id for the first time: nobody can have handled it.
+    `raw_id` is the event's id as 16 bytes, once somebody has worked it out.
     """
 
-    __slots__ = ("fresh", "headers", "key", "offset", "partition", "topic", "trusted", "value")
+    __slots__ = (
+        "fresh",
+        "headers",
+        "key",
+        "offset",
+        "partition",
+        "raw_id",
+        "topic",
+        "trusted",
+        "value",
+    )
 
     def __init__(
         self,
@@ -103,6 +114,7 @@ class Record:
         self.partition = partition
         self.offset = offset
         self.trusted = self.fresh = False
+        self.raw_id = b""
 
     def __repr__(self) -> str:
         kind = self.headers.get(TYPE, "?")

@@ -142,6 +142,7 @@ class Delivery:
     changes: tuple[Change, ...] = ()
     state: State | None = None
     # scheduling
+    simple = False  # settled with one event, from no parked row: no book to keep
     chain: Any = None
     following: Delivery | None = None
     due_key: tuple[str, bytes] | None = None

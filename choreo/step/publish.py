@@ -65,7 +65,8 @@ def event_record(
     key = "" if spec.key is None else str(getattr(event, spec.key))
     salt = spec.salt + key.encode() if n == 0 else b"%b%b/%d" % (spec.salt, key.encode(), n)
     headers = spec.headers.copy()
-    headers[ID] = id_text(derived_id(d.subject, salt))
+    raw_id = derived_id(d.subject, salt)
+    headers[ID] = id_text(raw_id)
     headers[TIME] = rfc3339(now)
     headers[SUBJECT] = key
     headers[FLOW] = flow or cause.get(FLOW) or cause.get(ID, "")
@@ -79,6 +80,7 @@ def event_record(
         _causes(d, headers)
     record = Record(spec.topic, key.encode(), headers, spec.dump(event))
     record.trusted = record.fresh = True
+    record.raw_id = raw_id
     return record
 
 

@@ -10,10 +10,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
-from choreo.codec import STRUCTURED, binary_mode
+from choreo.codec import JSON_TYPE, STRUCTURED, binary_mode
 from choreo.errors import DecodeError
 from choreo.events import (
     ATTEMPT,
@@ -61,6 +62,7 @@ class Taken:
     manifests: list[tuple[str, int, str]] = field(default_factory=list)
 
 
+@lru_cache(maxsize=4096)
 def epoch(text: str) -> float:
     """Read RFC 3339 as epoch seconds; 0.0 for what is no time."""
     try:
@@ -146,7 +148,8 @@ class _Row:
 
 def _event(record: Record) -> Fact | None:
     headers = record.headers
-    if headers.get(CONTENT_TYPE, "").startswith(STRUCTURED):
+    content = headers.get(CONTENT_TYPE)
+    if content != JSON_TYPE and content is not None and content.startswith(STRUCTURED):
         try:
             headers = binary_mode(record).headers
         except DecodeError:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from choreo.errors import ChoreoError, FencedError
-from choreo.plan import Change, Parked, Plan, Publish, SetTimer, Settle, Status
+from choreo.plan import Change, Parked, Plan, SetTimer, Settle, Status
 from choreo.ports import UNWRITTEN, Applied
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
 from choreo.worker.lane import Lane
@@ -131,7 +131,7 @@ class Committer:
     def _committed(self, d: Delivery, changes: Sequence[Change]) -> None:
         """Let the chain go on, and count the delivery's batch down."""
         lane: Lane = d.lane
-        if not _plain(d, changes) and self._noted(lane, d, changes):
+        if not d.simple and self._noted(lane, d, changes):
             return
         following = lane.unchained(d)
         if following is not None:
@@ -189,17 +189,6 @@ class Committer:
 
 def _not_the_handlers(plan: Plan, error: ChoreoError) -> bool:
     return plan.section is None or error.transient or error.code == UNWRITTEN
-
-
-def _plain(d: Delivery, changes: Sequence[Change]) -> bool:
-    """Tell whether nothing but a fresh delivery's end and one event came of it."""
-    return (
-        d.due_key is None
-        and d.seen is None
-        and len(changes) == 2  # noqa: PLR2004 - Settle and Publish
-        and type(changes[1]) is Publish
-        and changes[0].parked is None  # type: ignore[union-attr]
-    )
 
 
 def _own_parking(changes: Sequence[Change]) -> Parked | None:

@@ -73,6 +73,7 @@ class Runners:
         clock = pipeline.clock
         route = d.route
         d.error = None
+        d.simple = False
         d.started = clock.now()
         begun = clock.elapsed()
         pipeline.running += 1

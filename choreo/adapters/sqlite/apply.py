@@ -31,6 +31,7 @@ from choreo.plan import (
     SaveState,
     SetTimer,
     Settle,
+    Source,
     Status,
 )
 from choreo.ports import UNWRITTEN, Applied
@@ -115,13 +116,13 @@ class ApplyWork:
         self._log_rows = self._log.rows(records)
 
     def _settle_rows(self, settles: Sequence[Settle]) -> list[Any]:
-        names = self._names
+        names, topics = self._names, self._log.topics
         values: list[Any] = []
-        for settle in settles:
-            topic, partition, offset = settle.source
+        for handler, subject, status, payload_hash, source, *_ in settles:
+            topic, partition, offset = source
             values += (
-                names[settle.handler], settle.subject, settle.status, settle.payload_hash,
-                topic, partition, offset,
+                names[handler], subject, status, payload_hash,
+                topics[topic][0], partition, offset,
             )  # fmt: skip
         return values
 
@@ -260,7 +261,7 @@ class ApplyWork:
         elif isinstance(change, Gate):
             _write_gate(connection, change)
         elif isinstance(change, SetTimer):
-            topic, partition, offset = change.source
+            topic, partition, offset = self._place(change.source)
             connection.execute(
                 "INSERT OR REPLACE INTO timer VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (change.id, change.due, self._names[change.handler], change.payload,
@@ -273,6 +274,9 @@ class ApplyWork:
         elif isinstance(change, SaveState):
             _save_state(connection, change)
 
+    def _place(self, source: Source) -> tuple[int, int, int]:
+        return self._log.topics[source.topic][0], source.partition, source.offset
+
     def _settle(self, connection: sqlite3.Connection, change: Settle) -> None:
         parked = change.parked
         kept = (None,) * 6 if parked is None else tuple(parked)
@@ -280,7 +284,8 @@ class ApplyWork:
         if change.seen is None:
             cursor = connection.execute(
                 INBOX_FULL,
-                (handler, change.subject, change.status, change.payload_hash, *change.source,
+                (handler, change.subject, change.status, change.payload_hash,
+                 *self._place(change.source),
                  *kept),
             )  # fmt: skip
             if not cursor.rowcount and not change.spawn:

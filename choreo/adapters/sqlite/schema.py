@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS inbox (
     subject   BLOB NOT NULL,                      -- 16 bytes
     status    INTEGER NOT NULL,                   -- 1 parked, 2 done, 3 dead, 4 void
     hash      BLOB NOT NULL,
-    topic     TEXT NOT NULL,
+    topic     INTEGER NOT NULL,
     partition INTEGER NOT NULL,
     offset    INTEGER NOT NULL,
     run       INTEGER,
@@ -72,7 +72,7 @@ CREATE TABLE IF NOT EXISTS timer (
     due       REAL NOT NULL,
     handler   INTEGER NOT NULL,
     payload   BLOB NOT NULL,
-    topic     TEXT NOT NULL,
+    topic     INTEGER NOT NULL,
     partition INTEGER NOT NULL,
     offset    INTEGER NOT NULL
 ) WITHOUT ROWID;

@@ -33,8 +33,9 @@ NO_STATE = StateSeen(0, None)
 NOTHING = Seen()
 
 INBOX = (
-    "SELECT handler, subject, status, topic, partition, offset, hash, run, attempt FROM asked"
+    "SELECT handler, subject, status, topic.name, partition, offset, hash, run, attempt FROM asked"
     " CROSS JOIN inbox ON handler = column1 AND subject = column2"
+    " CROSS JOIN topic ON topic.id = inbox.topic"
 )
 GATE = (
     "SELECT kind, name, scope, seq, closed, members FROM asked"
@@ -126,13 +127,15 @@ def _own_memos(
 
 OURS = "handler IN (SELECT id FROM name WHERE text GLOB ?)"
 DUE = (
-    "SELECT handler, subject, due, topic, partition, offset, record, hash, run, attempt, chain,"
-    f" error FROM inbox WHERE status = 1 AND due IS NOT NULL AND due <= ? AND {OURS}"
+    "SELECT handler, subject, due, topic.name, partition, offset, record, hash, run, attempt,"
+    " chain, error FROM inbox CROSS JOIN topic ON topic.id = inbox.topic"
+    f" WHERE status = 1 AND due IS NOT NULL AND due <= ? AND {OURS}"
     " ORDER BY due LIMIT ?"
 )
 FIRED = (
-    "SELECT handler, id, due, topic, partition, offset, payload FROM timer"
-    f" WHERE due <= ? AND {OURS} ORDER BY due LIMIT ?"
+    "SELECT handler, timer.id, due, topic.name, partition, offset, payload FROM timer"
+    f" CROSS JOIN topic ON topic.id = timer.topic WHERE due <= ? AND {OURS}"
+    " ORDER BY due LIMIT ?"
 )
 NEXT = (
     f"SELECT min(due) FROM (SELECT min(due) AS due FROM inbox WHERE status = 1 AND due > ?1"

@@ -107,11 +107,12 @@ def told(
 ) -> FlowRow:
     """Tell the status of a plain row: it reached an end, or it did not."""
     running, completed = status
-    if row.end is not None and (row.root, row.end) in ends:
-        return row._replace(status=completed, deadline=None, stuck_at=None)
-    return row._replace(
-        status=running, end=None, ended=None, stuck_at=row.stuck_at if row.name else None
-    )
+    (flow, root, name, _, key, end, started, ended, deadline, plain, updated, stuck_at, marks) = row
+    if end is not None and (root, end) in ends:
+        return FlowRow(flow, root, name, completed, key, end, started, ended, None, plain,
+                       updated, None, marks)  # fmt: skip
+    return FlowRow(flow, root, name, running, key, None, started, None, deadline, plain,
+                   updated, stuck_at if name else None, marks)  # fmt: skip
 
 
 def mark_of(words: Iterable[int]) -> int:
