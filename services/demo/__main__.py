@@ -27,6 +27,7 @@ from services.demo.orders import BadLine, OrderPlaced, read
 from services.demo.processes import PartError, Shop
 from services.demo.report import example, report, show, status_of
 
+FOLDER = Path(".choreo")
 AT_ONCE = 32
 LOOK_EVERY_S = 1.0
 STALL_S = 120.0
@@ -130,7 +131,9 @@ class Run:
         made.write(self.shop.folder / "demo.json")
         show(self.console, made, self.flows)
         if chosen := example(self.flows):
-            self._say(f"look at one flow: choreo flow {chosen}")
+            here = self.shop.folder == FOLDER.absolute()
+            where = "" if here else f" --folder {self.shop.folder}"
+            self._say(f"look at one flow: choreo flow {chosen}{where}")
         if self.bad:
             self._say(f"{self.bad} bad lines")
         return made.good and not self.bad
@@ -149,7 +152,7 @@ def main(
     stock: Annotated[Path | None, typer.Option(help="sku,name,units; else made up.")] = None,
     seed: Annotated[int, typer.Option(help="Of orders, and of what goes wrong.")] = 1,
     count: Annotated[int, typer.Option(min=1, help="How many orders to make up.")] = 300,
-    folder: Annotated[Path, typer.Option(help="Emptied first, if it is ours.")] = Path(".choreo"),
+    folder: Annotated[Path, typer.Option(help="Emptied first, if it is ours.")] = FOLDER,
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Go on with what the folder holds.")] = False,
 ) -> None:
