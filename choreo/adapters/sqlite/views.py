@@ -252,9 +252,12 @@ class SqliteViewStore:
         values: list[Any] = []
         for (flow, topic, partition, offset, own, kind, source, step, cause, subject, at, key,
              attempt, started, took, state, run, more) in facts:  # fmt: skip
-            for text in (flow, own, cause):
-                if text not in ids:
-                    ids[text] = packed(text)
+            if flow not in ids:
+                ids[flow] = packed(flow)
+            if own not in ids:
+                ids[own] = packed(own)
+            if cause not in ids:
+                ids[cause] = packed(cause)
             names = (kind, source, step)
             if names not in named:
                 named[names] = self._named(names)
