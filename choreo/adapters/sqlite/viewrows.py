@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from choreo.events import id_text
-from choreo.ports import ViewBatch
+from choreo.ports import Fact, FlowMerge, ViewBatch
 
 __all__ = [
     "NOT_PLAIN",
@@ -162,6 +162,6 @@ def readable(batch: ViewBatch) -> ViewBatch:
     return replace(
         batch,
         last=clean(batch.last),
-        facts=[fact._make(map(clean, fact)) for fact in batch.facts],
-        flows=[merge._make(map(clean, merge)) for merge in batch.flows],
+        facts=[Fact._make(map(clean, fact)) for fact in batch.facts],
+        flows=[FlowMerge._make(map(clean, merge)) for merge in batch.flows],
     )
