@@ -184,7 +184,9 @@ class Plan(NamedTuple):
     """All that one step leaves: written together, or not at all.
 
     A plan with a `section` has its changes still to come: the store runs it inside the
-    transaction (it is given a Tx and what `load` would give for `want`).
+    transaction (it is given a Tx and what `load` would give for `want`). Where the inbox row
+    is all that has to be seen, `changes` is the claim: the Settle that the section is
+    expected to begin with.
     """
 
     owned: Owned | None

@@ -98,6 +98,7 @@ def _handle_route(
     direct = signature.outputs.direct
     route.direct = {event: spec for event, spec in route.outputs.items() if event in direct}
     route.effects = _flat(spec.effects for spec in route.outputs.values())
+    route.triggers = _flat(spec.triggers for spec in route.outputs.values())
     route.closes = _flat(spec.closes for spec in route.outputs.values())
     state = signature.first(ParamKind.STATE)
     route.state = state.of if state else None
@@ -106,11 +107,17 @@ def _handle_route(
     route.memos = route.context
     route.slots = signature.events() if handler.kind is Kind.JOIN else ()
     route.gated = bool(
-        route.effects or route.closes or handler.unless or handler.kind is Kind.EXPECTS
+        route.effects
+        or route.triggers
+        or route.closes
+        or handler.unless
+        or handler.kind is Kind.EXPECTS
+    )
+    route.unseen = (
+        handler.kind is Kind.ON and not route.gated and route.state is None and not route.context
     )
     route.plain = (
-        handler.kind is Kind.ON and not route.gated and route.state is None and not route.tx
-        and not route.context and len(signature.params) == 1 and not signature.sync
+        route.unseen and len(signature.params) == 1 and not signature.sync
         and handler.timeout_s is None
     )  # fmt: skip
     _bind_resources(route, resources)
@@ -146,6 +153,10 @@ def _spec(
             h for h in handlers
             if h.kind is Kind.COMPENSATE and h.inputs[0].__event__.type == info.type
         )  # fmt: skip
+    spec.triggers = tuple(
+        h for h in handlers
+        if h.kind is Kind.COMPENSATE and info.type in {e.__event__.type for e in h.on}
+    )  # fmt: skip
     spec.closes = tuple(
         h for h in handlers
         if h.kind is Kind.EXPECTS and info.type in {e.__event__.type for e in h.on}

@@ -45,6 +45,7 @@ __all__ = [
     "Verdict",
     "after_run",
     "before_run",
+    "claim",
     "failed",
     "finish_timer",
     "intent",
@@ -104,7 +105,9 @@ def want(d: Delivery) -> Want:
 
 def _gates_of(d: Delivery) -> tuple[GateKey, ...]:
     route, handler = d.route, d.route.handler
-    by_fields = bool(handler.by) or any(h.by for h in (*route.effects, *route.closes))
+    by_fields = bool(handler.by) or any(
+        h.by for h in (*route.effects, *route.triggers, *route.closes)
+    )
     event = subject_event(d) if by_fields else None
     scope = gate_scope(handler, d.record, event)
     role = route.role
@@ -116,7 +119,8 @@ def _gates_of(d: Delivery) -> tuple[GateKey, ...]:
         return (GateKey("expects", handler.name, scope),)
     if role is Role.UNLESS:
         return (GateKey("unless", handler.name, scope),)
-    keys = [GateKey("undo", h.name, gate_scope(h, d.record, event)) for h in route.effects]
+    undone = dict.fromkeys((*route.effects, *route.triggers))
+    keys = [GateKey("undo", h.name, gate_scope(h, d.record, event)) for h in undone]
     keys += [GateKey("expects", h.name, gate_scope(h, d.record, event)) for h in route.closes]
     if handler.unless:
         keys.append(GateKey("unless", handler.name, scope))
@@ -154,6 +158,11 @@ def before_run(d: Delivery, seen: Seen, now: float) -> Plan | None:
 def _why(seen: Seen, key: GateKey) -> str:
     why = members_of(seen.gates[key]).get("why")
     return str(why[4].get(TYPE, "")) if why else key.name
+
+
+def claim(d: Delivery) -> tuple[Change, ...]:
+    """Give the row that a step in a transaction begins with, where only that decides."""
+    return (_settle(d, Status.DONE),) if d.route.unseen and d.seen is None else ()
 
 
 def skipped(d: Delivery, seen: Seen, now: float) -> Plan:
@@ -262,15 +271,21 @@ class _Left:
         """Give all changes; an effect of a closed scope makes the whole step void."""
         d, route = self.d, self.d.route
         changes: list[Change] = []
-        void = False
-        for handler in route.effects:
-            gates = self._undo_gates(handler)
-            void = void or any(gate.closed for gate, _ in gates)
-            for gate, effects in gates:
-                gate.ended(d)
-                for effect in effects:
-                    gate.add(d, as_void(effect) if gate.closed else effect, self.now)
-                changes += gate.changes(d)
+        gates = self._undo_gates()
+        void = any(gate.closed for gate, _ in gates if gate.handler in route.effects)
+        for gate, effects in gates:
+            gate.ended(d)
+            for effect in effects:
+                gate.add(d, as_void(effect) if gate.closed else effect, self.now)
+        if not void:
+            for gate, _ in gates:
+                for record, event in self.records:
+                    if gate.handler in route.outputs[type(event)].triggers and (
+                        gate_scope(gate.handler, record, event) == gate.key.scope
+                    ):
+                        gate.close(d, record, self.now)
+        for gate, _ in gates:
+            changes += gate.changes(d)
         if not void:
             changes += self._closings()
             changes += self.timers
@@ -278,22 +293,30 @@ class _Left:
             changes += self._touched("unless", route.handler, closed=False)
         if route.handler.kind is Kind.EXPECTS:
             changes += self._touched("expects", route.handler, closed=True)
-        events = [as_void(record) if void else record for record, _ in self.records]
-        return [*changes, *(Publish(record) for record in events)]
+        # A step's own events come before what follows from them, on every topic.
+        events = [Publish(as_void(record) if void else record) for record, _ in self.records]
+        return [*events, *changes]
 
-    def _undo_gates(self, handler: Handler) -> list[tuple[UndoGate, list[Record]]]:
-        d = self.d
-        found: dict[GateKey, list[Record]] = {}
-        if not handler.by:
-            found[GateKey("undo", handler.name, gate_scope(handler, d.record, None))] = []
+    def _undo_gates(self) -> list[tuple[UndoGate, list[Record]]]:
+        """Give the scopes that this step adds effects to, lets go of, or closes."""
+        route = self.d.route
+        found: dict[tuple[Handler, GateKey], list[Record]] = {}
+        for key in self.seen.gates:
+            for handler in route.effects:
+                if key[:2] == ("undo", handler.name):
+                    found[handler, key] = []
         for record, event in self.records:
-            if handler in d.route.outputs[type(event)].effects:
+            spec = route.outputs[type(event)]
+            for handler in (*spec.effects, *spec.triggers):
                 key = GateKey("undo", handler.name, gate_scope(handler, record, event))
-                found.setdefault(key, []).append(record)
-        if handler.by and not found:
-            found = {key: [] for key in self.seen.gates if key[:2] == ("undo", handler.name)}
-        self._need(found)
-        return [(UndoGate(handler, key, self.seen), effects) for key, effects in found.items()]
+                self._need((key,))
+                effects = found.setdefault((handler, key), [])
+                if handler in spec.effects:
+                    effects.append(record)
+        return [
+            (UndoGate(handler, key, self.seen), effects)
+            for (handler, key), effects in found.items()
+        ]
 
     def _closings(self) -> list[Change]:
         changes: list[Change] = []

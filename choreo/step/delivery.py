@@ -37,10 +37,11 @@ class OutputSpec:
     """How one handler publishes one event class: all that does not change is made once.
 
     `effects` are the compensations (qualified names) that an event of this class is an
-    effect of, `closes` the `expects` handlers of this service that it satisfies.
+    effect of, `triggers` those that it triggers, `closes` the `expects` handlers that it
+    satisfies: all of this service.
     """
 
-    __slots__ = ("closes", "cls", "dump", "effects", "headers", "key", "salt", "secret", "topic")
+    __slots__ = ("closes", "cls", "dump", "effects", "headers", "key", "salt", "topic", "triggers")
 
     def __init__(self, cls: type[Event], handler: Handler, headers: Headers) -> None:
         """Prepare; `headers` are those that every event of this step has."""
@@ -52,6 +53,7 @@ class OutputSpec:
         self.salt = f"{handler.name}/{info.type}/".encode()
         self.dump = cls.__pydantic_serializer__.to_json
         self.effects: tuple[Handler, ...] = ()
+        self.triggers: tuple[Handler, ...] = ()
         self.closes: tuple[Handler, ...] = ()
 
 
@@ -59,7 +61,8 @@ class Route:
     """One role of one handler, compiled: what a record of some type is delivered to.
 
     `name` is the delivery's name in the inbox; `views` the class to read each event type
-    as; `gated` tells that gates decide beside the inbox.
+    as; `gated` tells that gates decide beside the inbox, `unseen` that the inbox row is all
+    that decides, `plain` that its handler takes nothing but the event, too.
     """
 
     __slots__ = (
@@ -81,7 +84,9 @@ class Route:
         "service",
         "slots",
         "state",
+        "triggers",
         "tx",
+        "unseen",
         "views",
     )
 
@@ -95,6 +100,7 @@ class Route:
         self.outputs: dict[type[Event], OutputSpec] = {}
         self.direct: dict[type[object], OutputSpec] = {}
         self.effects: tuple[Handler, ...] = ()
+        self.triggers: tuple[Handler, ...] = ()
         self.closes: tuple[Handler, ...] = ()
         self.slots: tuple[Param, ...] = ()
         self.otherwise: Route | None = None
@@ -106,6 +112,7 @@ class Route:
         self.memos = False
         self.gated = False
         self.plain = False
+        self.unseen = False
         self.chained_by_scope = False
 
     def __repr__(self) -> str:

@@ -101,14 +101,14 @@ class UndoGate:
         if self.closed:
             self._undo(d, effect, unpack_record(self._members["why"]), now)
 
-    def close(self, d: Delivery, now: float) -> None:
-        """Close the scope because of `d`'s event: each effect is undone by its own delivery."""
+    def close(self, d: Delivery, why: Record, now: float) -> None:
+        """Close the scope because of `why`: each effect is undone by its own delivery."""
         if self.closed:
             return
         self.closed = self._changed = True
-        self._members["why"] = pack_record(d.record)
+        self._members["why"] = pack_record(why)
         for effect in self._members.get("effects", {}).values():
-            self._undo(d, unpack_record(effect), d.record, now)
+            self._undo(d, unpack_record(effect), why, now)
 
     def changes(self, d: Delivery) -> list[Change]:
         """Give what is to be written; publishes `nothing` when it is certain."""

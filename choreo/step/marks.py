@@ -35,7 +35,7 @@ def decide_mark(d: Delivery, seen: Seen, now: float) -> list[Change]:
 
 def _why(d: Delivery, key: GateKey, seen: Seen, now: float) -> list[Change]:
     gate = UndoGate(d.route.handler, key, seen)
-    gate.close(d, now)
+    gate.close(d, d.record, now)
     return gate.changes(d)
 
 

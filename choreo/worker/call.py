@@ -15,7 +15,7 @@ from choreo.events import TYPE, derived_id, id_text
 from choreo.plan import Change, Memo, Plan, Remember
 from choreo.ports import Applied, Clock, Row, Seen, Store, Tx
 from choreo.service import Kind, Param, ParamKind
-from choreo.step import Delivery, after_run, before_run, intent, last_attempt, want
+from choreo.step import Delivery, after_run, before_run, claim, intent, last_attempt, want
 from choreo.step.publish import flow_of
 
 __all__ = ["Caller"]
@@ -163,7 +163,7 @@ class Caller:
             d.changes = self._decided(d, context, result, begun).changes
             return d.changes
 
-        return Plan(d.owned, (), section, want(d))
+        return Plan(d.owned, claim(d), section, want(d))
 
     # ── arguments ────────────────────────────────────────────────────────────────────────
 

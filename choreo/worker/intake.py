@@ -58,7 +58,7 @@ class Intake:
                 added += 1
                 if not _first_of_chain(lane, d):
                     continue
-                if route.plain and record.fresh and not lane.held:
+                if route.unseen and record.fresh and not lane.held:
                     pipeline.ready.append(d)  # published for the first time: no row can be there
                 else:
                     pipeline.fresh.append(d)

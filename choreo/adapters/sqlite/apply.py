@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import insert_rows
@@ -34,7 +35,7 @@ from choreo.plan import (
     Source,
     Status,
 )
-from choreo.ports import UNWRITTEN, Applied
+from choreo.ports import UNWRITTEN, Applied, Seen
 
 __all__ = ["ApplyWork"]
 
@@ -45,6 +46,8 @@ INBOX_FULL = (
     " run, attempt, due, chain, record, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
+CLAIMS = 16
+NOTHING = Seen()
 SECTIONS_S = 0.003
 """No new Tx section begins in a transaction after this long."""
 
@@ -92,7 +95,6 @@ class ApplyWork:
         self._records: list[Record] = []
         self._first = 0
         self._rest: list[int] = []
-        self._settled: set[tuple[str, bytes]] = set()
         self._sort()
 
     def _sort(self) -> None:
@@ -211,47 +213,72 @@ class ApplyWork:
     # ── Tx sections ──────────────────────────────────────────────────────────────────────
 
     def _sections(self, connection: sqlite3.Connection, indexes: list[int]) -> None:
-        if not indexes:
-            return
-        wants = [self._plans[index].want for index in indexes]
-        seen = dict(zip(indexes, seen_of(connection, self._names, wants), strict=True))
+        """Run sections one after another, for as long as this transaction may take.
+
+        A plan that brings its claim (the settled row) needs to see nothing else: the claims
+        of a piece are written at once, and whoever has none is run; the others look first.
+        """
         last = time.perf_counter() + SECTIONS_S
-        plain: list[tuple[Change, ...]] = []
-
-        def run(connection: sqlite3.Connection, index: int) -> None:
-            plan = self._plans[index]
-            want = plan.want
-            before = seen[index]
-            if (want.handler, want.subject) in self._settled:
-                raise _Lost(Applied.DUPLICATE)
-            if want.gates or want.state:
-                (before,) = seen_of(connection, self._names, [want])
-            if before.status not in (None, Status.PARKED):
-                raise _Lost(Applied.DUPLICATE)
-            assert plan.section is not None
-            changes = driven(plan.section(SqliteTx(connection), before))
-            if is_plain(changes, self._log.topics) and before.status is None:
-                plain.append(changes)
+        kept: list[tuple[Change, ...]] = []
+        claimed = [index for index in indexes if self._plans[index].changes]
+        looking = [index for index in indexes if not self._plans[index].changes]
+        while claimed and time.perf_counter() < last:
+            piece, claimed = claimed[:CLAIMS], claimed[CLAIMS:]
+            if not self._claim(connection, piece):
+                looking += piece
+                continue
+            for index in piece:
+                self._guarded(connection, index, partial(self._run_claimed, kept))
+                if self._results[index] is not Applied.DONE:
+                    self._unclaim(connection, index)
+        self._rest += claimed
+        for index in looking:
+            if time.perf_counter() < last:
+                self._guarded(connection, index, self._run_looking)
             else:
-                with _unwritten():
-                    self._write(connection, changes)
-            self._settled.add((want.handler, want.subject))
-
-        for index in indexes:
-            if time.perf_counter() > last:
                 self._rest.append(index)
-            else:
-                self._guarded(connection, index, run)
-        if plain:
-            rows = self._settle_rows([changes[0] for changes in plain])  # type: ignore[misc]
-            insert_rows(connection, INBOX, INBOX_COLUMNS, rows)
-            records = [
-                change.record
-                for changes in plain
-                for change in changes
-                if isinstance(change, Publish)
-            ]
-            self._append(connection, records, self._log.rows(records))
+        records = [change.record for left in kept for change in left if isinstance(change, Publish)]
+        self._append(connection, records, self._log.rows(records))
+
+    def _claim(self, connection: sqlite3.Connection, piece: list[int]) -> bool:
+        claims = [self._plans[index].changes[0] for index in piece]
+        rows = self._settle_rows(claims)  # type: ignore[arg-type]
+        connection.execute("SAVEPOINT claims")
+        changed, _ = insert_rows(connection, INBOX, INBOX_COLUMNS, rows, "ON CONFLICT DO NOTHING")
+        if changed != len(piece):
+            connection.execute("ROLLBACK TO claims")
+        connection.execute("RELEASE claims")
+        return changed == len(piece)
+
+    def _unclaim(self, connection: sqlite3.Connection, index: int) -> None:
+        want = self._plans[index].want
+        connection.execute(
+            "DELETE FROM inbox WHERE handler = ? AND subject = ?",
+            (self._names[want.handler], want.subject),
+        )
+
+    def _run_claimed(
+        self, kept: list[tuple[Change, ...]], connection: sqlite3.Connection, index: int
+    ) -> None:
+        plan = self._plans[index]
+        assert plan.section is not None
+        changes = driven(plan.section(SqliteTx(connection), NOTHING))
+        if changes[:1] == plan.changes and is_plain(changes, self._log.topics):
+            kept.append(changes)
+            return
+        self._unclaim(connection, index)
+        with _unwritten():
+            self._write(connection, changes)
+
+    def _run_looking(self, connection: sqlite3.Connection, index: int) -> None:
+        plan = self._plans[index]
+        (seen,) = seen_of(connection, self._names, [plan.want])
+        if seen.status not in (None, Status.PARKED):
+            raise _Lost(Applied.DUPLICATE)
+        assert plan.section is not None
+        changes = driven(plan.section(SqliteTx(connection), seen))
+        with _unwritten():
+            self._write(connection, changes)
 
     # ── changes ──────────────────────────────────────────────────────────────────────────
 

@@ -93,7 +93,7 @@ class Database:
         self._users = 0
         self.closed = False
         self.busy = 0
-        # The end of the log after our last commit, known before anybody can see that commit.
+        # The end of what we appended last, known before anybody can see that commit.
         self.own_end = 0
         self.doubtful = False  # it was taken back: look at the end again
 
@@ -236,8 +236,11 @@ class Database:
         try:
             with translated(self.path):
                 retried(lambda: connection.execute("BEGIN IMMEDIATE"))
+                begun = last_position(connection)
                 outcomes.extend(self._perform(connection, work) for work in group)
-                self.own_end = last_position(connection)
+                end = last_position(connection)
+                if end > begun:  # what others appended before is not ours to skip
+                    self.own_end = end
                 retried(lambda: connection.execute("COMMIT"))
         except BaseException as exc:  # noqa: BLE001 - told to everyone who waits
             if connection.in_transaction:
