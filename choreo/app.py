@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
+from choreo.adapters.sqlite.tx import first_word
 from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.adapters.system import SystemClock
 from choreo.codec import JSON_TYPE, encode
@@ -132,6 +133,7 @@ class App:
             sys.setswitchinterval(self._limits.switch_interval_s)
         if self._limits.gc_threshold is not None:
             gc.set_threshold(self._limits.gc_threshold, *gc.get_threshold()[1:])
+        self._compiled.clear()
         for service in self.services:
             self._compiled.append(compiled(service, await self._resources(service)))
         await self._ensure(self._topics_of())
@@ -232,7 +234,8 @@ class App:
         record = Record(info.topic, key.encode(), headers, encode(event))
         record.trusted = True
         await self.broker.publish([record])
-        self._outcomes.published(flow, record.offset)
+        if id is None:  # of a flow with a key, an earlier end may stand before this record
+            self._outcomes.published(flow, record.offset)
         return flow
 
     async def outcome(self, flow: str, *, within_s: float) -> Event:
@@ -418,13 +421,13 @@ def _migrations(service: Service) -> list[tuple[str, str]]:
 
 
 def _statements(sql: str) -> list[str]:
-    """Split at semicolons that end a statement."""
+    """Split at the semicolons that end a statement."""
     found = []
     begun = ""
-    for line in sql.splitlines(keepends=True):
-        begun += line
-        if begun.strip() and sqlite3.complete_statement(begun):
-            found.append(begun)
+    for piece in sql.split(";"):
+        begun += piece + ";"
+        if sqlite3.complete_statement(begun):
+            found.append(begun.strip())
             begun = ""
-    rest = "\n".join(line for line in begun.splitlines() if not line.strip().startswith("--"))
-    return [*found, begun] if rest.strip() else found
+    # What follows the last semicolon is a comment, or a statement that lacks its own.
+    return [one for one in (*found, begun) if first_word(one)]

@@ -78,8 +78,13 @@ class Memory(Protocol):
         """Give what is known of the call."""
         ...
 
-    async def remember(self, name: str, state: Memo, result: bytes) -> tuple[Memo, bytes]:
-        """Write it down durably; give what stands now (the first result wins)."""
+    async def remember(
+        self, name: str, state: Memo, result: bytes, *, undo: bool = False
+    ) -> tuple[Memo, bytes]:
+        """Write it down durably; give what stands now (the first result wins).
+
+        `undo` says that it is to be undone when the step finally fails.
+        """
         ...
 
 
@@ -193,14 +198,14 @@ class Context:
             if known is None or known[0] is Memo.CLOSED:
                 known = await self._memory.remember(name, Memo.INTENT, b"")
             if known[0] is not Memo.RESULT:
-                known = await self._call(name, fn, adapter)
+                known = await self._call(name, fn, adapter, undo=undo is not None)
         result = adapter.validate_json(known[1])
         if undo is not None:
             self._undos.append(_Undo(name, lambda: _maybe_await(undo(result))))
         return result
 
     async def _call(
-        self, name: str, fn: Callable[[], Any], adapter: TypeAdapter[Any]
+        self, name: str, fn: Callable[[], Any], adapter: TypeAdapter[Any], *, undo: bool
     ) -> tuple[Memo, bytes]:
         try:
             result = await _maybe_await(fn())
@@ -217,7 +222,7 @@ class Context:
                 fix="name the result's type in returns=; the call is made again",
                 call=name,
             ) from exc
-        return await self._memory.remember(name, Memo.RESULT, data)
+        return await self._memory.remember(name, Memo.RESULT, data, undo=undo)
 
     async def undo_all(self) -> None:
         """Undo, in reverse, what asked for it; each undo is itself made once."""

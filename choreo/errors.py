@@ -27,6 +27,7 @@ Every code stands in `docs/errors.md` with its fix. Who catches looks at `transi
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import ClassVar
 
@@ -195,6 +196,9 @@ class Later(Exception):  # noqa: N818 - a signal, not an error
         if (after_s is None) == (at is None):
             msg = "Later takes one of after_s= and at="
             raise ConfigurationError(msg, code="CH1011")
+        if after_s is not None and not 0 <= after_s < math.inf:
+            msg = "Later(after_s=) takes seconds from 0 on"
+            raise ConfigurationError(msg, code="CH1011", after_s=after_s)
         if at is not None and at.tzinfo is None:
             msg = "Later(at=) must be time-zone aware"
             raise ConfigurationError(msg, code="CH1011", at=at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -180,7 +181,9 @@ class Event(BaseModel):
         if topic.startswith("choreo."):
             raise _bad(cls, "topics that begin with 'choreo.' belong to the framework")
         secrets = frozenset(
-            field for field, about in cls.model_fields.items() if _is_secret(about.metadata)
+            field
+            for field, about in cls.model_fields.items()
+            if _is_marked(about.metadata) or _has_secret(about.annotation)
         )
         if key is not None and key not in cls.model_fields:
             raise _bad(cls, f"key={key!r} names no field")
@@ -201,8 +204,21 @@ def _bad(cls: type, what: str) -> ConfigurationError:
     )
 
 
-def _is_secret(metadata: Iterable[object]) -> bool:
+def _is_marked(metadata: Iterable[object]) -> bool:
     return any(mark is Secret or isinstance(mark, Secret) for mark in metadata)
+
+
+def _has_secret(annotation: object) -> bool:
+    """Tell whether a secret stands anywhere inside: in a union, a list, a nested model."""
+    if _is_marked(getattr(annotation, "__metadata__", ())):
+        return True
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return any(
+            _is_marked(field.metadata) or _has_secret(field.annotation)
+            for field in annotation.model_fields.values()
+            if field.annotation is not annotation
+        )
+    return any(_has_secret(inner) for inner in typing.get_args(annotation))
 
 
 def redacted(event: Event) -> dict[str, Any]:

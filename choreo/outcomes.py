@@ -34,7 +34,7 @@ class Outcomes:
             for end in flow.ends
         }
         self._topics = sorted({end.__event__.topic for end in self._ends.values()})
-        self._waiting: dict[str, asyncio.Future[Record]] = {}
+        self._waiting: dict[str, list[asyncio.Future[Record]]] = {}
         self._published: OrderedDict[str, int] = OrderedDict()
         self._ended: OrderedDict[str, Record] = OrderedDict()
         self._since: int | None = None
@@ -61,17 +61,18 @@ class Outcomes:
         began = self._published.get(flow, 0)
         if self._since is None or began < self._since:
             await self._read_from(began)
-        loop = asyncio.get_running_loop()
-        waiting = self._waiting.setdefault(flow, loop.create_future())
-        if flow in self._ended and not waiting.done():
-            waiting.set_result(self._ended[flow])
+        waiting: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+        if flow in self._ended:
+            return
+        self._waiting.setdefault(flow, []).append(waiting)
         limit = asyncio.ensure_future(self._clock.sleep(within_s))
         try:
             await asyncio.wait((waiting, limit), return_when=asyncio.FIRST_COMPLETED)
         finally:
             limit.cancel()
-            if not waiting.done() or flow in self._ended:
-                self._waiting.pop(flow, None)
+            self._waiting[flow].remove(waiting)
+            if not self._waiting[flow]:
+                del self._waiting[flow]
         if not waiting.done():
             raise OutcomeTimeoutError(
                 f"no end within {within_s:g} s",
@@ -93,9 +94,9 @@ class Outcomes:
                     continue
                 flow = headers.get(FLOW, "")
                 _keep(self._ended, flow, record)
-                waiting = self._waiting.get(flow)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(record)
+                for waiting in self._waiting.get(flow, ()):
+                    if not waiting.done():
+                        waiting.set_result(record)
 
     async def close(self) -> None:
         """Stop reading. May be called twice."""

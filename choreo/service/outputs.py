@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ class After(Generic[E_co]):
         """Give one of `after_s` and `at`; what lies in the past is published at once."""
         if (after_s is None) == (at is None):
             what = "After takes one of after_s= and at="
+            raise ConfigurationError(what, code="CH1011", event=type(event).__name__)
+        if after_s is not None and not 0 <= after_s < math.inf:
+            what = "After(after_s=) takes seconds from 0 on"
             raise ConfigurationError(what, code="CH1011", event=type(event).__name__)
         if at is not None and at.tzinfo is None:
             what = "After(at=) must be time-zone aware"

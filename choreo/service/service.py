@@ -72,7 +72,7 @@ class Service:
                 Handler(
                     full, Kind.ON, fn, signature, inputs,
                     by=_names(by), unless=_events(unless, "unless=", full),
-                    retry=retry, timeout_s=timeout_s, was=_names(was),
+                    retry=retry, timeout_s=timeout_s, was=self._former(was),
                 ),
                 fn,
             )  # fmt: skip
@@ -105,7 +105,7 @@ class Service:
                 Handler(
                     full, Kind.COMPENSATE, fn, signature, effects,
                     on=triggers, nothing=nothing, by=_names(by),
-                    timeout_s=timeout_s, was=_names(was),
+                    timeout_s=timeout_s, was=self._former(was),
                 ),
                 fn,
             )  # fmt: skip
@@ -138,7 +138,7 @@ class Service:
             return self._add(
                 Handler(
                     full, Kind.OTHERWISE, fn, signature, of.inputs,
-                    of=of, retry=retry, timeout_s=timeout_s, was=_names(was),
+                    of=of, retry=retry, timeout_s=timeout_s, was=self._former(was),
                 ),
                 fn,
             )  # fmt: skip
@@ -166,7 +166,7 @@ class Service:
                 Handler(
                     full, Kind.EXPECTS, fn, signature, inputs,
                     on=events_of(events, what="expected", name=full), by=_names(by),
-                    within_s=within_s, retry=retry, timeout_s=timeout_s, was=_names(was),
+                    within_s=within_s, retry=retry, timeout_s=timeout_s, was=self._former(was),
                 ),
                 fn,
             )  # fmt: skip
@@ -197,7 +197,7 @@ class Service:
                 Handler(
                     full, Kind.JOIN, fn, signature, inputs,
                     unless=_events(unless, "unless=", full), within_s=within_s,
-                    retry=retry, timeout_s=timeout_s, was=_names(was),
+                    retry=retry, timeout_s=timeout_s, was=self._former(was),
                 ),
                 fn,
             )  # fmt: skip
@@ -298,6 +298,9 @@ class Service:
                         fix="name fields that all events of the scope have",
                         handler=handler.name,
                     )
+
+    def _former(self, was: str | tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name if "." in name else f"{self.name}.{name}" for name in _names(was))
 
     def _full(self, fn: Callable[..., Any], name: str | None) -> str:
         return f"{self.name}.{name or fn.__name__}"

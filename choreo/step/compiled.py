@@ -41,7 +41,6 @@ def compiled(service: Service, resources: Mapping[type, Any]) -> Compiled:
     service.seal()
     made = Compiled(service)
     handlers = [*service.handlers.values(), *filter(None, map(_deadline, service.flows.values()))]
-    own = {event.__event__.type for h in handlers for event in h.signature.outputs.events}
     listed: dict[str, list[Route]] = {}
     topics: dict[str, None] = {}
 
@@ -60,7 +59,7 @@ def compiled(service: Service, resources: Mapping[type, Any]) -> Compiled:
             route.views[event.__event__.type] = event
         if handler.kind is Kind.ON:
             lead(handler.inputs, route)
-        for role, events in _marks(handler, own):
+        for role, events in _marks(handler):
             mark = _mark_route(route, role)
             made.by_name[mark.name] = mark
             lead(events, mark)
@@ -72,7 +71,7 @@ def compiled(service: Service, resources: Mapping[type, Any]) -> Compiled:
     return made
 
 
-def _marks(handler: Handler, own: set[str]) -> Iterable[tuple[Role, tuple[type[Event], ...]]]:
+def _marks(handler: Handler) -> Iterable[tuple[Role, tuple[type[Event], ...]]]:
     if handler.kind is Kind.COMPENSATE:
         yield Role.WHY, handler.on
     if handler.kind is Kind.JOIN:
@@ -80,8 +79,8 @@ def _marks(handler: Handler, own: set[str]) -> Iterable[tuple[Role, tuple[type[E
         yield Role.LATE, ()
     if handler.kind is Kind.EXPECTS:
         yield Role.OPEN, handler.inputs
-        # What this service publishes itself closes the gate in the publishing transaction.
-        yield Role.CLOSE, tuple(e for e in handler.on if e.__event__.type not in own)
+        # What a step of this service publishes closes the gate in its transaction already.
+        yield Role.CLOSE, handler.on
     if handler.unless:
         yield Role.UNLESS, handler.unless
     if handler.signature.outputs.later:

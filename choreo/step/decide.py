@@ -47,9 +47,9 @@ __all__ = [
     "before_run",
     "claim",
     "failed",
+    "final",
     "finish_timer",
     "intent",
-    "last_attempt",
     "parked_behind",
     "route_of",
     "skipped",
@@ -100,7 +100,7 @@ def want(d: Delivery) -> Want:
         field = route.state.__key__
         key = str(getattr(subject_event(d), field, ""))
         state = (f"{route.service}.{route.state.__name__}", key)
-    return Want(route.name, d.subject, gates, state, route.memos)
+    return Want(d.name, d.subject, gates, state, route.memos)
 
 
 def _gates_of(d: Delivery) -> tuple[GateKey, ...]:
@@ -220,7 +220,7 @@ def after_run(
         record = event_record(d, spec, result, 0, now, flow=flow)  # type: ignore[arg-type]
         settle = new(
             Settle,
-            (route.name, d.subject, Status.DONE, d.payload_hash, d.source, d.seen, None, False),
+            (d.name, d.subject, Status.DONE, d.payload_hash, d.source, d.seen, None, False),
         )
         d.simple = d.seen is None and d.due_key is None
         return new(Plan, (d.owned, (settle, new(Publish, (record,))), None, None))
@@ -290,7 +290,7 @@ class _Left:
             changes += self._closings()
             changes += self.timers
         if route.handler.unless:
-            changes += self._touched("unless", route.handler, closed=False)
+            changes += self._touched("unless", route.handler)
         if route.handler.kind is Kind.EXPECTS:
             changes += self._touched("expects", route.handler, closed=True)
         # A step's own events come before what follows from them, on every topic.
@@ -330,10 +330,10 @@ class _Left:
                     changes += closed_expectation(key, self.seen)
         return changes
 
-    def _touched(self, kind: str, handler: Handler, *, closed: bool) -> Iterable[Change]:
+    def _touched(self, kind: str, handler: Handler, *, closed: bool = False) -> Iterable[Change]:
         for key, gate in self.seen.gates.items():
             if key.kind == kind and key.name == handler.name:
-                yield Gate(key, gate.seq, closed, gate.members)
+                yield Gate(key, gate.seq, closed or gate.closed, gate.members)
 
     def _need(self, keys: Iterable[GateKey]) -> None:
         missing = tuple(key for key in keys if key not in self.seen.gates)
@@ -378,18 +378,14 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
         return Verdict(plan)
     name, text = describe(error)
     about: dict[str, Any] = {"error": name, "message": text}
-    # A bug in the code, or bytes that are wrong, does not get better by trying again.
-    hopeless = isinstance(error, (DecodeError, HandlerError, TxOpenError)) and not getattr(
-        error, "transient", False
-    )
-    if d.unknown or handler.kind is Kind.COMPENSATE:
+    if d.unknown or d.owes_undo or handler.kind is Kind.COMPENSATE:
         d.unknowns += 1
         delay = UNKNOWN_OUTCOME.delay_s(d.attempt, draw)
     elif d.undoing:
         return Verdict(_given_up(d, seen, now, "attempts used up", about))
-    elif hopeless or not handler.retry.retryable(error):
+    elif not _retryable(d, error):
         return Verdict(_given_up(d, seen, now, "not retryable", about))
-    elif last_attempt(d):
+    elif final(d, error):
         return Verdict(_given_up(d, seen, now, "attempts used up", about))
     else:
         delay = handler.retry.delay_s(d.attempt - d.unknowns, draw)
@@ -400,9 +396,19 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
     return Verdict(_park(d, due, d.attempt + 1, text, said))
 
 
-def last_attempt(d: Delivery) -> bool:
-    """Tell whether this attempt uses up what its handler's policy allows."""
-    return d.attempt - d.unknowns >= d.route.handler.retry.attempts_max
+def _retryable(d: Delivery, error: BaseException) -> bool:
+    """A bug in the code, or bytes that are wrong, does not get better by trying again."""
+    if isinstance(error, (DecodeError, HandlerError, TxOpenError)) and not error.transient:
+        return False
+    return d.route.handler.retry.retryable(error)
+
+
+def final(d: Delivery, error: BaseException) -> bool:
+    """Tell whether this failure is the step's last: its outside calls are to be undone."""
+    if isinstance(error, Later) or d.unknown or d.route.handler.kind is Kind.COMPENSATE:
+        return False
+    used_up = d.attempt - d.unknowns >= d.route.handler.retry.attempts_max
+    return d.undoing or used_up or not _retryable(d, error)
 
 
 def _given_up(d: Delivery, seen: Seen, now: float, reason: str, about: dict[str, Any]) -> Plan:
@@ -458,7 +464,7 @@ def parked_behind(d: Delivery) -> Plan:
 
 
 def _settle(d: Delivery, status: Status, parked: Parked | None = None) -> Settle:
-    return Settle(d.route.name, d.subject, status, d.payload_hash, d.source, d.seen, parked)
+    return Settle(d.name, d.subject, status, d.payload_hash, d.source, d.seen, parked)
 
 
 def void(record: Record) -> bool:

@@ -129,6 +129,7 @@ class Delivery:
 
     run = 0
     attempt = 1
+    gave_up = False  # its last attempt has failed: what it did outside is being undone
     unknowns = 0  # attempts that ended with an outcome unknown: they do not use up any
     seen: tuple[int, int] | None = None
     timer: tuple[bytes, float] | None = None
@@ -159,6 +160,7 @@ class Delivery:
     def __init__(self, route: Route, record: Record, subject: bytes, source: Source) -> None:
         """Begin at attempt 1 of run 0; what most deliveries never need stays in the class."""
         self.route = route
+        self.name = route.name  # in the inbox: a former name, for what was parked under it
         self.record = record
         self.subject = subject
         self.source = source
@@ -171,7 +173,18 @@ class Delivery:
     @property
     def undoing(self) -> bool:
         """Tell whether undoing its outside calls has begun: it can only fail now."""
-        return any(name.startswith(UNDO) for name in self.memos)
+        return any(
+            name.startswith(UNDO) and state is not Memo.CLOSED
+            for name, (state, _) in self.memos.items()
+        )
+
+    @property
+    def owes_undo(self) -> bool:
+        """Tell whether an outside call that is to be undone is not undone yet, undoing begun."""
+        return self.gave_up and any(
+            name.startswith(UNDO) and state is not Memo.RESULT
+            for name, (state, _) in self.memos.items()
+        )
 
     @property
     def unknown(self) -> bool:
@@ -182,7 +195,7 @@ class Delivery:
         """Name, for the store, the chain whose later deliveries wait behind this one."""
         if self.route.role is not Role.HANDLE or self.record.key is None or self.seen_alone:
             return ""
-        key = self.record.key.decode("utf-8", "surrogateescape")
+        key = self.record.key.decode("utf-8", "backslashreplace")
         return f"{self.source.topic}/{self.source.partition}/{key}"
 
     @property

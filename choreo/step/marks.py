@@ -29,7 +29,7 @@ def decide_mark(d: Delivery, seen: Seen, now: float) -> list[Change]:
         record = as_stamped(d.record, now)
         return [CancelTimer(*d.timer), Publish(record)] if d.timer else []
     (key,) = seen.gates
-    settled = Settle(d.route.name, d.subject, Status.DONE, d.payload_hash, d.source, d.seen, None)
+    settled = Settle(d.name, d.subject, Status.DONE, d.payload_hash, d.source, d.seen, None)
     return [settled, *_DECIDE[d.route.role](d, key, seen, now)]
 
 

@@ -48,6 +48,7 @@ def thawed(route: Route, due: Due, owned: Owned) -> Delivery:
     kept = json.loads(due.payload)
     d = Delivery(route, unpack_record(kept["record"]), due.subject, due.source)
     d.owned = owned
+    d.name = due.handler if due.parked is not None else route.name
     d.extras = {name: unpack_record(extra) for name, extra in kept.get("extras", {}).items()}
     d.failure = kept.get("failure")
     d.unknowns = kept.get("unknowns", 0)

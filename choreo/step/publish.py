@@ -63,7 +63,7 @@ def event_record(
     """Make the record of one output. `n` tells outputs of one step apart."""
     cause = d.record.headers
     key = "" if spec.key is None else str(getattr(event, spec.key))
-    salt = spec.salt + key.encode() if n == 0 else b"%b%b/%d" % (spec.salt, key.encode(), n)
+    salt = spec.salt + b"%d/" % n + key.encode("utf-8", "surrogatepass")
     headers = spec.headers.copy()
     raw_id = derived_id(d.subject, salt)
     headers[ID] = id_text(raw_id)
@@ -170,7 +170,7 @@ def note(d: Delivery, state: str, now: float, **about: Any) -> Record:
         headers[CAUSE] = d.extras["why"].headers.get(ID, "")
     value.update(about)
     data = json.dumps(value, separators=(",", ":")).encode()
-    record = Record(STEPS_TOPIC, flow.encode(), headers, data)
+    record = Record(STEPS_TOPIC, flow.encode("utf-8", "surrogateescape"), headers, data)
     record.trusted = True
     return record
 
@@ -190,5 +190,5 @@ def dead_letter(d: Delivery, now: float, failure: dict[str, Any]) -> Record:
 
 def describe(error: BaseException) -> tuple[str, str]:
     """Give an exception's class name and text, at most 2,000 characters."""
-    text = str(error) or type(error).__name__
-    return type(error).__name__, text[:2000]
+    text = (str(error) or type(error).__name__)[:2000]
+    return type(error).__name__, text.encode("utf-8", "replace").decode()

@@ -27,10 +27,10 @@ from choreo.events import (
     rfc3339,
     root_id,
 )
-from choreo.plan import Change, Publish, SetTimer, Source
+from choreo.plan import Change, Plan, Publish, SetTimer, Source
 from choreo.ports import Row, Store, Topic, Want
 from choreo.service import Service
-from choreo.step import Compiled, Delivery, before_run, compiled, failed, want
+from choreo.step import Compiled, Delivery, MoreGates, before_run, compiled, failed, want
 from choreo.step.parking import unfrozen_record
 from choreo.testing.clock import ManualClock
 from choreo.worker.call import Caller
@@ -148,15 +148,26 @@ class Given:
         error: BaseException | None = None
         if plan is None:
             try:
-                plan = await caller.run(d, self._clock.elapsed())
-                (applied,) = await store.apply([plan])
-                if isinstance(applied, BaseException):
-                    raise applied
+                plan = await self._planned(d, store, caller)
             except Exception as exc:  # noqa: BLE001 - shown to the test
                 error = exc
                 plan = failed(d, d.loaded, exc, now, draw=0.5).plan
         caller.close()
         return (d.changes if plan.section else plan.changes), error
+
+    async def _planned(self, d: Delivery, store: Store, caller: Caller) -> Plan:
+        """Run it, again with more gates in sight when the decision asks for them."""
+        while True:
+            try:
+                plan = await caller.run(d, self._clock.elapsed())
+                (applied,) = await store.apply([plan])
+                if isinstance(applied, BaseException):
+                    raise applied
+            except MoreGates as more:
+                d.more = (*d.more, *more.keys)
+                (d.loaded,) = await store.load([want(d)])
+            else:
+                return plan
 
     def _done(
         self,

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from choreo.codec import decode
-from choreo.context import Context, Failure, State
+from choreo.context import UNDO, Context, Failure, State
 from choreo.errors import FencedError, StoreConflictError
 from choreo.events import TYPE, derived_id, id_text
 from choreo.plan import Change, Memo, Plan, Remember
 from choreo.ports import Applied, Clock, Row, Seen, Store, Tx
 from choreo.service import Kind, Param, ParamKind
-from choreo.step import Delivery, after_run, before_run, claim, intent, last_attempt, want
+from choreo.step import Delivery, StepVoid, after_run, before_run, claim, final, intent, want
 from choreo.step.publish import flow_of
 
 __all__ = ["Caller"]
@@ -157,6 +157,9 @@ class Caller:
                 handler.coroutine.close()
                 d.changes = plan.changes
                 return plan.changes
+            if d.state is not None and seen.state != d.loaded.state:
+                handler.coroutine.close()
+                raise StepVoid  # the state has changed since the handler was given it: again
             tx.bind(real)
             d.loaded = seen
             result = await handler
@@ -230,7 +233,8 @@ class Caller:
 
     def _context(self, d: Delivery) -> Context:
         handler = d.route.handler.of or d.route.handler
-        key = id_text(derived_id(d.subject, handler.name.encode()))
+        named = handler.name if d.route.handler.of else d.name
+        key = id_text(derived_id(d.subject, named.encode()))
         return Context(
             flow_id=flow_of(d.record),
             idempotency_key=key,
@@ -245,22 +249,27 @@ class Caller:
     async def undo_calls(d: Delivery, error: BaseException) -> None:
         """When the step finally fails, undo what `once(undo=)` did, in reverse."""
         context = d.context
-        if context is None or not context.undos:
-            return
-        if d.undoing or (
-            not d.unknown and (last_attempt(d) or not d.route.handler.retry.retryable(error))
-        ):
+        d.gave_up = final(d, error)
+        if context is not None and d.gave_up:
             await context.undo_all()
 
     async def _in_thread(self, fn: Callable[..., Any], arguments: list[Any]) -> Any:
         """Run a sync handler in a thread. Cancelled, it waits for the thread all the same."""
         loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self._threads, lambda: fn(*arguments))
+        running = loop.run_in_executor(self._threads, _in_its_thread, fn, arguments)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             await asyncio.wait([running])
             raise
+
+
+def _in_its_thread(fn: Callable[..., Any], arguments: list[Any]) -> Any:
+    try:
+        return fn(*arguments)
+    except StopIteration as exc:  # no future takes it
+        msg = "the handler raised StopIteration"
+        raise RuntimeError(msg) from exc
 
 
 class _Memory:
@@ -278,13 +287,17 @@ class _Memory:
     def recall(self, name: str) -> tuple[Memo, bytes] | None:
         return self._d.memos.get(name)
 
-    async def remember(self, name: str, state: Memo, result: bytes) -> tuple[Memo, bytes]:
+    async def remember(
+        self, name: str, state: Memo, result: bytes, *, undo: bool = False
+    ) -> tuple[Memo, bytes]:
         d = self._d
         for _ in range(CONFLICTS_MAX):
             changes: list[Change] = []
             if state is Memo.INTENT:
                 changes += intent(d, d.loaded, self._clock.now())
-            changes.append(Remember(d.subject, f"{d.route.name}/{name}", state, result))
+            changes.append(Remember(d.subject, f"{d.name}/{name}", state, result))
+            if undo:  # owed from now on, whatever later attempts come to
+                changes.append(Remember(d.subject, f"{d.name}/{UNDO}{name}", Memo.CLOSED, b""))
             (applied,) = await self._store.apply([Plan(d.owned, tuple(changes))])
             if isinstance(applied, BaseException):
                 raise applied

@@ -27,6 +27,7 @@ class Committer:
         self._pipeline = pipeline
         self._runners = runners
         pipeline.settled = self._settled
+        pipeline.decide_again = self._look_and_decide
 
     async def commit(self) -> None:
         """Write what is finished. Two of these run, so that one prepares while one waits."""
@@ -81,7 +82,7 @@ class Committer:
             self._pipeline.spawn(self._runners.undo_and_fail(d, result), "fail")
         else:
             assert result is Applied.CONFLICT or isinstance(result, StepVoid), result
-            self._pipeline.spawn(self._decide_again(d, plan), "decide again")
+            self._changed(d, plan)
 
     async def _write_again(self, d: Delivery, plan: Plan, error: Exception) -> None:
         """What the store could not write is no failure of the handler: it costs no attempt."""
@@ -97,16 +98,23 @@ class Committer:
         else:
             pipeline.finish(d, plan)
 
-    async def _decide_again(self, d: Delivery, plan: Plan) -> None:
-        """A gate, state or memo changed since it was seen: look, and decide again.
+    def _changed(self, d: Delivery, plan: Plan) -> None:
+        """A gate, state or memo changed since it was seen.
 
         The handler is run again only where its result stands on what changed.
         """
-        pipeline = self._pipeline
         stands_on_it = plan.section is not None or d.route.state is not None
         if d.error is None and (stands_on_it or d.result is NOT_RUN):
-            pipeline.load(d)
-            return
+            self._pipeline.load(d)
+        else:
+            self._look_and_decide(d)
+
+    def _look_and_decide(self, d: Delivery) -> None:
+        self._pipeline.spawn(self._decide_again(d), "decide again")
+
+    async def _decide_again(self, d: Delivery) -> None:
+        """Look, and decide again on what the handler did."""
+        pipeline = self._pipeline
         (d.loaded,) = await pipeline.outlasting(partial(pipeline.store.load, [want(d)]))
         now = pipeline.clock.now()
         again = before_run(d, d.loaded, now)
@@ -116,9 +124,9 @@ class Committer:
             self._runners.fail(d, d.error)
         else:
             try:
-                plan = after_run(d, d.loaded, d.result, now, flow=d.flow)
-            except MoreGates as more:
-                self._runners.look_again(d, more)
+                plan = after_run(d, d.loaded, d.result, now, flow=d.flow, state=d.state)
+            except Exception as exc:  # noqa: BLE001 - as if the handler had raised it
+                await self._runners.undo_and_fail(d, exc)
             else:
                 pipeline.finish(d, plan)
 
@@ -131,8 +139,8 @@ class Committer:
     def _committed(self, d: Delivery, changes: Sequence[Change]) -> None:
         """Let the chain go on, and count the delivery's batch down."""
         lane: Lane = d.lane
-        if not d.simple and self._noted(lane, d, changes):
-            return
+        if not d.simple:
+            self._noted(lane, d, changes)
         following = lane.unchained(d)
         if following is not None:
             self._pipeline.load(following)
@@ -143,8 +151,9 @@ class Committer:
         if pipeline.in_flight == pipeline.limits.in_flight_max:
             pipeline.room.set()
 
-    def _noted(self, lane: Lane, d: Delivery, changes: Sequence[Change]) -> bool:
-        """Keep book of what is parked and due; true if `d` itself may run at once after all."""
+    @staticmethod
+    def _noted(lane: Lane, d: Delivery, changes: Sequence[Change]) -> None:
+        """Keep book of what is parked and due."""
         if d.due_key is not None:
             lane.running_due.discard(d.due_key)
         chain = (d.route.name, d.chain_text())
@@ -155,9 +164,9 @@ class Committer:
             if type(change) is Settle and change.parked and change.parked.due is not None
         ]
         dues += [change.due for change in changes if type(change) is SetTimer]
-        again = False
         if chain[1] and d.seen is None and own is not None:
-            again = own.due is None and lane.held[chain] == 0
+            if own.due is None and lane.held[chain] == 0:
+                dues.append(0.0)  # what it was to wait for has been settled meanwhile
             lane.held[chain] += 1
         elif chain[1] and d.seen is not None and own is None:
             lane.held[chain] -= 1
@@ -168,10 +177,6 @@ class Committer:
         if dues:
             lane.due_at(min(dues))
             lane.due_added.set()
-        if again:  # what it was to wait for has been settled meanwhile
-            d.seen = (d.run, d.attempt)
-            self._pipeline.load(d)
-        return again
 
     # ── offsets ──────────────────────────────────────────────────────────────────────────
 

@@ -32,7 +32,8 @@ class Intake:
     async def poll(self, lane: Lane) -> None:
         """Take records for as long as the subscription gives any."""
         pipeline = self._pipeline
-        while records := await lane.subscription.poll(pipeline.limits.poll_max):
+        poll = partial(lane.subscription.poll, pipeline.limits.poll_max)
+        while records := await pipeline.outlasting(poll):
             self._arrive(lane, records)
             await pipeline.wait_for_room()
 
@@ -130,8 +131,8 @@ class Intake:
         for d in batch:
             try:
                 wants.append(want(d))
-            except DecodeError as exc:
-                self._fail(d, exc)
+            except Exception as exc:  # noqa: BLE001 - bytes that no decision can be made on
+                self._fail(d, _undecided(exc))
             else:
                 loading.append(d)
         found = await pipeline.outlasting(partial(pipeline.store.load, wants))
@@ -142,8 +143,8 @@ class Intake:
                 d.memos = dict(seen.memos)
             try:
                 plan = before_run(d, seen, now)
-            except DecodeError as exc:
-                self._fail(d, exc)
+            except Exception as exc:  # noqa: BLE001 - bytes that no decision can be made on
+                self._fail(d, _undecided(exc))
                 continue
             if plan is not None:
                 pipeline.finish(d, plan)
@@ -152,6 +153,16 @@ class Intake:
             else:
                 pipeline.ready.append(d)
         pipeline.wake_runner()
+
+
+def _undecided(error: Exception) -> DecodeError:
+    """What can not be decided now can not be decided later: it becomes a dead letter."""
+    if isinstance(error, DecodeError):
+        return error
+    return DecodeError(
+        f"nothing can be decided on it: {type(error).__name__}: {error}",
+        fix="correct the record, or the classes that it is read as",
+    )
 
 
 def _unwrapped(record: Record) -> Record:

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Hashable
 
-from choreo.events import FLOW, ID, SOURCE, Partition, Record, id_bytes, scope_of
+from choreo.events import BRANCH, CAUSE, FLOW, ID, SOURCE, Partition, Record, id_bytes, scope_of
 from choreo.plan import Owned, Source
 from choreo.ports import Subscription
 from choreo.step import Compiled, Delivery, Route, want
@@ -134,6 +134,10 @@ def subject_of(record: Record) -> bytes:
     if record.raw_id:
         return record.raw_id
     headers = record.headers
+    for name in (ID, FLOW, CAUSE, BRANCH):
+        text = headers.get(name, "")
+        if not text.isascii():  # bytes that are no UTF-8 are no key of any table
+            headers[name] = text.encode("utf-8", "backslashreplace").decode()
     if ID not in headers:
         headers[ID] = f"{record.topic}-{record.partition}-{record.offset}"
     headers.setdefault(FLOW, headers[ID])

@@ -66,6 +66,7 @@ class Pipeline:
         self.room = asyncio.Event()
         self.wake_runner: Callable[[], None] = lambda: None
         self.settled: Callable[[Delivery], None] = lambda _: None
+        self.decide_again: Callable[[Delivery], None] = lambda _: None
         self.stopping = False
         self.in_flight = 0
         self.delayed = 0
@@ -112,7 +113,9 @@ class Pipeline:
     async def _guarded(self, work: Coroutine[object, object, None]) -> None:
         try:
             await work
-        except Exception as exc:  # noqa: BLE001 - told to who serves
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError) and self.stopping:
+                raise
             log.critical("the worker stops: %s", exc)
             if self.failure is not None and not self.failure.done():
                 self.failure.set_exception(exc)

@@ -89,11 +89,17 @@ class Runners:
             else:
                 plan = await self._timed_run(d, begun, route.handler.timeout_s)
         except MoreGates as more:
-            self.look_again(d, more)
+            d.more = (*d.more, *more.keys)
+            self._pipeline.decide_again(d)
         except StepVoid:
             pipeline.load(d)
         except UndoFirst:
             await self.undo_and_fail(d, HandlerError("given up; its outside calls were undone"))
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            await self.undo_and_fail(d, exc)  # something that the handler awaits was cancelled
         except Exception as exc:  # noqa: BLE001 - whatever a handler raises is decided by step
             d.took = clock.elapsed() - begun
             await self.undo_and_fail(d, exc)
@@ -103,7 +109,7 @@ class Runners:
             pipeline.running -= 1
 
     def look_again(self, d: Delivery, more: MoreGates) -> None:
-        """Begin again with more gates in sight."""
+        """Begin again with more gates in sight: a section was rolled back."""
         d.more = (*d.more, *more.keys)
         self._pipeline.load(d)
 
@@ -147,7 +153,7 @@ class Runners:
 
     # ── failures ─────────────────────────────────────────────────────────────────────────
 
-    async def undo_and_fail(self, d: Delivery, error: Exception) -> None:
+    async def undo_and_fail(self, d: Delivery, error: BaseException) -> None:
         """Undo outside calls if this was the last attempt; then decide what follows."""
         try:
             await self._pipeline.caller.undo_calls(d, error)

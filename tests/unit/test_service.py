@@ -96,7 +96,11 @@ def test_policies_and_names_are_kept() -> None:
 
     handler = svc.handlers["unit.take"]
     assert (handler.retry, handler.timeout_s) == (retry, 5)
-    assert (handler.unless, handler.by, handler.was) == ((Short,), ("order_id",), ("old", "older"))
+    assert (handler.unless, handler.by, handler.was) == (
+        (Short,),
+        ("order_id",),
+        ("unit.old", "unit.older"),
+    )
     assert handler.signature.sync
     svc.seal()
     svc.seal()

@@ -308,6 +308,8 @@ class ApplyWork:
         parked = change.parked
         kept = (None,) * 6 if parked is None else tuple(parked)
         handler = self._names[change.handler]
+        if parked is not None and parked.due is None and change.status is Status.PARKED:
+            kept = (*kept[:2], self._due_behind(connection, handler, change), *kept[3:])
         if change.seen is None:
             cursor = connection.execute(
                 INBOX_FULL,
@@ -332,6 +334,16 @@ class ApplyWork:
         )
         if change.status is not Status.PARKED and row[0]:
             _release_next(connection, handler, row[0])
+
+    @staticmethod
+    def _due_behind(connection: sqlite3.Connection, handler: int, change: Settle) -> float | None:
+        """Nobody is parked before it any more: what was to wait is due at once."""
+        assert change.parked is not None
+        ahead = connection.execute(
+            "SELECT 1 FROM inbox WHERE handler = ? AND chain = ? AND status = 1 AND offset < ?",
+            (handler, change.parked.chain, change.source.offset),
+        ).fetchone()
+        return None if ahead else 0.0
 
     # ── in the loop again ────────────────────────────────────────────────────────────────
 

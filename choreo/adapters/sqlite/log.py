@@ -8,6 +8,7 @@ it is next for them; what others appended is read from the file.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -18,7 +19,7 @@ from zlib import crc32
 from choreo.adapters.sqlite.bulk import insert_rows
 from choreo.adapters.sqlite.database import Database, last_position
 from choreo.codec import headers_from_text, headers_to_text
-from choreo.errors import BrokerError
+from choreo.errors import BrokerError, ChoreoError
 from choreo.events import Record
 from choreo.ports import Topic
 
@@ -27,6 +28,8 @@ __all__ = ["Log"]
 APPEND = "INSERT INTO log (topic, partition, key, headers, value)"
 APPEND_COLUMNS = 5
 WATCH_S = 0.001
+READ_AGAIN_S = 0.2
+log = logging.getLogger("choreo.sqlite")
 
 Feed = Callable[[list[Record]], None]
 
@@ -185,17 +188,26 @@ class Log:
         while True:
             await self._behind.wait()
             self._behind.clear()
-            if not any(self._feeds.values()):
-                self.known = max(self.known, self._end)
-                self._grown.set()
-            while self.known < self._end:
-                start, end = self.known + 1, self._end
-                scan = partial(self.scan, start=start, end=end, topics=None, most=1000)
-                records, reached = await self.database.read(scan)
-                fresh = [record for record in records if record.offset > self.known]
-                if reached > self.known:
-                    self.known = reached
-                    self._feed(fresh)
+            try:
+                await self._read_on()
+            except ChoreoError as exc:
+                log.warning("the log could not be read, it is tried again: %s", exc)
+                await asyncio.sleep(READ_AGAIN_S)
+                self._behind.set()
+
+    async def _read_on(self) -> None:
+        """Feed what lies between what is known and the end."""
+        if not any(self._feeds.values()):
+            self.known = max(self.known, self._end)
+            self._grown.set()
+        while self.known < self._end:
+            start, end = self.known + 1, self._end
+            scan = partial(self.scan, start=start, end=end, topics=None, most=1000)
+            records, reached = await self.database.read(scan)
+            fresh = [record for record in records if record.offset > self.known]
+            if reached > self.known:
+                self.known = reached
+                self._feed(fresh)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         connection = self.database.connect()
