@@ -119,6 +119,8 @@ def _handle_route(
         route.unseen and len(signature.params) == 1 and not signature.sync
         and handler.timeout_s is None
     )  # fmt: skip
+    kinds = [param.kind for param in signature.params]
+    route.pair = kinds == [ParamKind.EVENT, ParamKind.TX]
     _bind_resources(route, resources)
     return route
 

@@ -62,7 +62,8 @@ class Route:
 
     `name` is the delivery's name in the inbox; `views` the class to read each event type
     as; `gated` tells that gates decide beside the inbox, `unseen` that the inbox row is all
-    that decides, `plain` that its handler takes nothing but the event, too.
+    that decides, `plain` that its handler takes nothing but the event, too, `pair` that it
+    takes the event and a Tx.
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class Route:
         "name",
         "otherwise",
         "outputs",
+        "pair",
         "plain",
         "resources",
         "role",
@@ -112,6 +114,7 @@ class Route:
         self.memos = False
         self.gated = False
         self.plain = False
+        self.pair = False
         self.unseen = False
         self.chained_by_scope = False
 

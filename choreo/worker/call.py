@@ -117,6 +117,8 @@ class Caller:
     async def run(self, d: Delivery, begun: float) -> Plan:
         """Run the handler of `d`; raises what it raises. `begun` by `clock.elapsed`."""
         route = d.route
+        if route.unseen and route.pair:
+            return await self._run_pair(d, begun)
         context = self._context(d) if route.context else None
         tx = _MovingTx(context) if route.tx else None
         state = self._state(d) if route.state is not None else None
@@ -135,6 +137,15 @@ class Caller:
                 return self._section(d, context, tx, until, begun)
         return self._decided(d, context, result, begun)
 
+    async def _run_pair(self, d: Delivery, begun: float) -> Plan:
+        """Run a handler that takes its event and a Tx, and nothing else."""
+        tx = _MovingTx(None)
+        until = _UntilTx(d.route.handler.fn(self._event(d, 0), tx))
+        result = await until
+        if until.moved:
+            return self._section(d, None, tx, until, begun)
+        return self._decided(d, None, result, begun)
+
     def _decided(self, d: Delivery, context: Context | None, result: object, begun: float) -> Plan:
         if context is not None:
             context.go_on()
@@ -151,8 +162,10 @@ class Caller:
         handler: _UntilTx,
         begun: float,
     ) -> Plan:
+        unseen = claim(d)
+
         async def section(real: Tx, seen: Seen) -> tuple[Change, ...]:
-            plan = before_run(d, seen, self._clock.now())
+            plan = None if unseen else before_run(d, seen, self._clock.now())
             if plan is not None:
                 handler.coroutine.close()
                 d.changes = plan.changes
@@ -166,7 +179,7 @@ class Caller:
             d.changes = self._decided(d, context, result, begun).changes
             return d.changes
 
-        return Plan(d.owned, claim(d), section, want(d))
+        return Plan(d.owned, unseen, section, want(d))
 
     # ── arguments ────────────────────────────────────────────────────────────────────────
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -47,6 +47,7 @@ INBOX_FULL = (
     " ON CONFLICT DO NOTHING"
 )
 CLAIMS = 16
+Write = Callable[[sqlite3.Connection, int], None]
 NOTHING = Seen()
 SECTIONS_S = 0.003
 """No new Tx section begins in a transaction after this long."""
@@ -113,6 +114,7 @@ class ApplyWork:
                 other.append(index)
         self._plain = plain
         self._other = other
+        self.unusual = [self._plans[index] for index in other]
         self._plain_records = records
         self._inbox_rows = self._settle_rows(settles)
         self._log_rows = self._log.rows(records)
@@ -178,24 +180,29 @@ class ApplyWork:
             self._first = first
         self._records += records
 
-    def _guarded(self, connection: sqlite3.Connection, index: int, write: Any) -> None:
-        """Write one plan: as a whole or not at all, whatever it does."""
+    def _guarded(
+        self, connection: sqlite3.Connection, index: int, write: Write, *, nested: bool = False
+    ) -> None:
+        """Write one plan: as a whole or not at all, whatever it does.
+
+        `nested` leaves the savepoint open, for an outer one to release it with all others.
+        """
         connection.execute("SAVEPOINT plan")
         before = len(self._records)
         try:
             write(connection, index)
         except _Lost as lost:
-            result: Applied | BaseException = lost.applied
+            self._results[index] = lost.applied
         except BaseException as exc:  # noqa: BLE001 - stands in the plan's place
-            result = exc
+            self._results[index] = exc
         else:
-            connection.execute("RELEASE plan")
             self._results[index] = Applied.DONE
+            if not nested:
+                connection.execute("RELEASE plan")
             return
         connection.execute("ROLLBACK TO plan")
         connection.execute("RELEASE plan")
         del self._records[before:]
-        self._results[index] = result
 
     def _write_plan(self, connection: sqlite3.Connection, index: int) -> None:
         with _unwritten():
@@ -224,13 +231,17 @@ class ApplyWork:
         looking = [index for index in indexes if not self._plans[index].changes]
         while claimed and time.perf_counter() < last:
             piece, claimed = claimed[:CLAIMS], claimed[CLAIMS:]
-            if not self._claim(connection, piece):
+            connection.execute("SAVEPOINT piece")
+            if self._claim(connection, piece):
+                for index in piece:
+                    run = partial(self._run_claimed, kept)
+                    self._guarded(connection, index, run, nested=True)
+                    if self._results[index] is not Applied.DONE:
+                        self._unclaim(connection, index)
+            else:
+                connection.execute("ROLLBACK TO piece")
                 looking += piece
-                continue
-            for index in piece:
-                self._guarded(connection, index, partial(self._run_claimed, kept))
-                if self._results[index] is not Applied.DONE:
-                    self._unclaim(connection, index)
+            connection.execute("RELEASE piece")
         self._rest += claimed
         for index in looking:
             if time.perf_counter() < last:
@@ -243,11 +254,7 @@ class ApplyWork:
     def _claim(self, connection: sqlite3.Connection, piece: list[int]) -> bool:
         claims = [self._plans[index].changes[0] for index in piece]
         rows = self._settle_rows(claims)  # type: ignore[arg-type]
-        connection.execute("SAVEPOINT claims")
         changed, _ = insert_rows(connection, INBOX, INBOX_COLUMNS, rows, "ON CONFLICT DO NOTHING")
-        if changed != len(piece):
-            connection.execute("ROLLBACK TO claims")
-        connection.execute("RELEASE claims")
         return changed == len(piece)
 
     def _unclaim(self, connection: sqlite3.Connection, index: int) -> None:

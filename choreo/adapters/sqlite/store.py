@@ -85,11 +85,17 @@ class SqliteStore:
     async def apply(self, plans: Sequence[Plan]) -> Sequence[Applied | BaseException]:
         self._check()
         await self._log.open()
-        await self._prepare(plans)
         done: asyncio.Future[list[Applied | BaseException]] = (
             asyncio.get_running_loop().create_future()
         )
-        self._database.submit(ApplyWork(self._log, self._names, plans, done))
+        try:
+            work = ApplyWork(self._log, self._names, plans, done)
+        except KeyError:  # a handler that was never loaded
+            await self._prepare(plans)
+            work = ApplyWork(self._log, self._names, plans, done)
+        if work.unusual:
+            await self._prepare(work.unusual)
+        self._database.submit(work)
         return await done
 
     @asynccontextmanager

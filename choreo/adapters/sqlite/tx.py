@@ -16,6 +16,7 @@ from choreo.ports import Row
 
 __all__ = ["SqliteTx", "driven"]
 
+NUMBERS = tuple(str(number) for number in range(1, 1000))
 STEERING = frozenset(("begin", "commit", "end", "rollback", "savepoint", "release"))
 COMMENT = re.compile(r"\s*(--[^\n]*(\n|$)|/\*.*?(\*/|$))", re.DOTALL)
 WORD = re.compile(r"[\s;]*(\w*)")
@@ -48,7 +49,7 @@ class SqliteTx:
                 fix="leave the statement out; raise to roll back",
                 statement=first_word(sql),
             )
-        named = {str(number): plain(value) for number, value in enumerate(values, 1)}
+        named = dict(zip(NUMBERS, map(plain, values), strict=False))
         try:
             return self._connection.execute(sql, named)
         except sqlite3.Error as exc:
@@ -66,6 +67,8 @@ def first_word(sql: str) -> str:
 
 def plain(value: object) -> object:
     """Give a value as SQLite keeps it: Decimal, datetime and UUID as text."""
+    if type(value) is str or value is None:
+        return value
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise HandlerError(
             "an integer of more than 64 bits", code="CH5006", fix="pass it as text", value=value
