@@ -9,6 +9,7 @@ from tests.house.source import ROOT, report, sources
 
 FIGURE = re.compile(r"<!--\s*bench:([\w-]+)\s*-->")
 FENCE = re.compile(r"^```python[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 PAGE = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 
@@ -31,7 +32,7 @@ def code_violations(page: str) -> Iterator[str]:
 
 def link_violations(page: str) -> Iterator[str]:
     """Yield each link to a file that is not there."""
-    for target in PAGE.findall(page):
+    for target in PAGE.findall(CODE.sub("", page)):
         if not (ROOT / PurePosixPath(target)).exists():
             yield f"README.md: there is no {target}"
 
