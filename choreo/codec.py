@@ -31,6 +31,7 @@ __all__ = [
     "headers_to_text",
     "pack",
     "pack_record",
+    "too_large",
     "unpack",
     "unpack_record",
 ]
@@ -47,8 +48,11 @@ _BRACKET = re.compile(rb"[\[\]{}]")
 
 
 def encode(event: Event) -> bytes:
-    """Give the event's JSON, by field names."""
-    return type(event).__pydantic_serializer__.to_json(event)
+    """Give the event's JSON, by field names; raises DecodeError when nobody would read it."""
+    value = type(event).__pydantic_serializer__.to_json(event)
+    if len(value) > EVENT_BYTES_MAX:
+        raise too_large(value, event=type(event).__event__.type)
+    return value
 
 
 def decode(cls: type[E], record: Record) -> E:
@@ -79,11 +83,7 @@ def reasons(error: ValidationError) -> str:
 def check_json(value: bytes) -> None:
     """Refuse JSON that is too large, too deep, ambiguous, or not JSON at all."""
     if len(value) > EVENT_BYTES_MAX:
-        raise DecodeError(
-            f"value of {len(value)} bytes exceeds {EVENT_BYTES_MAX}",
-            code="CH2002",
-            fix="put large payloads elsewhere and pass a reference",
-        )
+        raise too_large(value)
     brackets = value.count(b"[") + value.count(b"{")
     if brackets > DEPTH_MAX and _depth(value) > DEPTH_MAX:
         raise DecodeError(f"value is nested deeper than {DEPTH_MAX}", code="CH2002")
@@ -91,6 +91,16 @@ def check_json(value: bytes) -> None:
         _STRICT.decode(value.decode())
     except ValueError as exc:  # not UTF-8, not JSON, or one of our own two rules
         raise DecodeError(f"value is no acceptable JSON: {exc}", code="CH2002") from None
+
+
+def too_large(value: bytes, **fields: object) -> DecodeError:
+    """Make the error for a value that no reader takes."""
+    return DecodeError(
+        f"value of {len(value)} bytes exceeds {EVENT_BYTES_MAX}",
+        code="CH2002",
+        fix="put large payloads elsewhere and pass a reference",
+        **fields,
+    )
 
 
 def _depth(value: bytes) -> int:

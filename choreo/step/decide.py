@@ -94,6 +94,8 @@ def subject_event(d: Delivery) -> Event:
 def want(d: Delivery) -> Want:
     """Say what has to be seen before this delivery can be decided."""
     route = d.route
+    if route.unseen:
+        return new(Want, (d.name, d.subject, d.more, None, False))
     gates = (*_gates_of(d), *d.more) if route.gated else d.more
     state = None
     if route.state is not None and issubclass(route.state, State):
@@ -162,7 +164,14 @@ def _why(seen: Seen, key: GateKey) -> str:
 
 def claim(d: Delivery) -> tuple[Change, ...]:
     """Give the row that a step in a transaction begins with, where only that decides."""
-    return (_settle(d, Status.DONE),) if d.route.unseen and d.seen is None else ()
+    if not d.route.unseen or d.seen is not None:
+        return ()
+    return (
+        new(
+            Settle,
+            (d.name, d.subject, Status.DONE, d.payload_hash, d.source, None, None, False),
+        ),
+    )
 
 
 def skipped(d: Delivery, seen: Seen, now: float) -> Plan:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Any
 
-from choreo.codec import JSON_TYPE
+from choreo.codec import EVENT_BYTES_MAX, JSON_TYPE, too_large
 from choreo.events import (
     ATTEMPT,
     BRANCH,
@@ -46,6 +47,11 @@ __all__ = [
 ]
 
 
+@lru_cache(maxsize=64)
+def _seconds(ms: int) -> str:
+    return f"{ms // 1000}.{ms % 1000:03d}"
+
+
 def flow_of(record: Record) -> str:
     """Give the flow that a record belongs to; one without starts its own."""
     headers = record.headers
@@ -72,13 +78,16 @@ def event_record(
     headers[FLOW] = flow or cause.get(FLOW) or cause.get(ID, "")
     headers[CAUSE] = cause.get(ID, "")
     headers[ATTEMPT] = "1" if d.attempt == 1 else str(d.attempt)
-    headers[STARTED] = f"{d.started:.3f}"
+    headers[STARTED] = _seconds(int(d.started * 1000))
     headers[TOOK] = f"{d.took:.6f}"
     if BRANCH in cause:
         headers[BRANCH] = cause[BRANCH]
     if d.extras:
         _causes(d, headers)
-    record = Record(spec.topic, key.encode(), headers, spec.dump(event))
+    value = spec.dump(event)
+    if len(value) > EVENT_BYTES_MAX:
+        raise too_large(value, handler=d.route.name, event=headers[TYPE])
+    record = Record(spec.topic, key.encode(), headers, value)
     record.trusted = record.fresh = True
     record.raw_id = raw_id
     return record

@@ -63,7 +63,7 @@ def report(
     """Sum up flows, as `choreo flows --json` lists them, and the audit's verdict."""
     found = [status_of(flow) for flow in flows]
     return Report(
-        deployment="embedded: one SQLite file for log and store, six services in one process",
+        deployment="embedded",
         flows=len(flows),
         by_status={status: found.count(status) for status in STATUSES},
         violations=list(violations),
