@@ -55,6 +55,7 @@ __all__ = [
     "open_broker",
     "open_views",
     "run",
+    "system_clock",
     "transaction",
 ]
 
@@ -331,6 +332,11 @@ def embedded(folder: str | Path | None = None, *, clock: Clock) -> tuple[Broker,
 def open_broker(folder: str | Path | None = None) -> Broker:
     """Open the log alone, for those who only read it or publish."""
     return SqliteBroker(Log(Database(database_path(folder))))
+
+
+def system_clock() -> Clock:
+    """Give the machine's clock, for those who run beside an App."""
+    return SystemClock()
 
 
 def open_views(folder: str | Path | None = None) -> ViewStore:

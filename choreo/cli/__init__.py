@@ -109,7 +109,8 @@ def flows(
     ] = None,
     search: Annotated[str, typer.Option(help="In flow id, key, event type, service, error.")] = "",
     limit: Annotated[
-        int | None, typer.Option(min=0, help=f"At most; 0 is all. {SHOWN}, with --json all.")
+        int | None,
+        typer.Option(min=0, max=2**31, help=f"At most; 0 is all. {SHOWN}, with --json all."),
     ] = None,
     folder: Folder = None,
     *,

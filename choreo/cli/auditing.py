@@ -11,7 +11,7 @@ from choreo.app import embedded
 from choreo.audit import Evidence, Violation, audit
 from choreo.audit.invariants import ALWAYS, AT_REST
 from choreo.cli.loading import functions
-from choreo.cli.output import cleaned, execute, fail, show_json
+from choreo.cli.output import cleaned, counted, execute, fail, show_json
 from choreo.cli.running import clock
 from choreo.cli.settings import Settings
 from choreo.events import FLOW, Record
@@ -23,7 +23,7 @@ __all__ = ["run_audit"]
 def run_audit(settings: Settings, *, at_rest: bool, as_json: bool) -> None:
     """Check everything that log and store can show; exit with 1 on a violation."""
     if not settings.database.exists():
-        fail(f"there is no log at {settings.database} yet")
+        fail("CH1016", f"there is no log at {settings.database} yet. Fix: run services first")
     own = functions(settings.invariants)
     found, checked = execute(_judged(settings, own, at_rest=at_rest))
     sentences = [_sentence(violation) for violation in found]
@@ -33,7 +33,7 @@ def run_audit(settings: Settings, *, at_rest: bool, as_json: bool) -> None:
         for sentence in sentences:
             typer.echo(f"✘ {cleaned(sentence)}")
         counts = ", ".join(f"{count} {name}" for name, count in checked.items())
-        verdict = f"{len(sentences)} violations" if sentences else "✔ no violations"
+        verdict = counted(len(sentences), "violation") if sentences else "✔ no violations"
         typer.echo(f"{verdict}; checked {counts}")
     if sentences:
         raise typer.Exit(1)

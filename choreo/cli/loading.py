@@ -132,8 +132,17 @@ def _place(error: BaseException) -> dict[str, object]:
 
 
 def _services_of(module: ModuleType) -> dict[str, Service]:
-    found = [value for value in vars(module).values() if isinstance(value, Service)]
-    return {service.name: service for service in found}
+    found: dict[str, Service] = {}
+    for value in vars(module).values():
+        if isinstance(value, Service) and found.setdefault(value.name, value) is not value:
+            raise ConfigurationError(
+                "two services of one name",
+                code="CH1012",
+                fix="rename one",
+                service=value.name,
+                module=module.__name__,
+            )
+    return found
 
 
 def _events(base: type[Event]) -> Iterator[type[Event]]:

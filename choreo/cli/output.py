@@ -20,6 +20,7 @@ __all__ = [
     "ago",
     "cleaned",
     "console",
+    "counted",
     "duration",
     "execute",
     "fail",
@@ -70,10 +71,15 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def fail(text: str) -> NoReturn:
-    """Say in one line what is wrong, and exit with 1."""
-    typer.echo(f"error: {text}", err=True)
+def fail(code: str, text: str) -> NoReturn:
+    """Say in one line what is wrong, with its code, and exit with 1."""
+    typer.echo(f"error: {code} {text}", err=True)
     raise typer.Exit(1)
+
+
+def counted(number: int, what: str) -> str:
+    """Write a number of things: `1 event`, `2 events`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def show_json(value: object) -> None:

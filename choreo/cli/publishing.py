@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from choreo.app import App
 from choreo.cli.loading import event_type, services
-from choreo.cli.output import console, execute, fail, say
+from choreo.cli.output import console, counted, execute, fail, say
 from choreo.cli.settings import Settings
 from choreo.codec import EVENT_BYTES_MAX, check_json, reasons
 from choreo.errors import ConfigurationError, DecodeError
@@ -25,6 +25,7 @@ __all__ = ["publish_file", "publish_one"]
 
 TOGETHER = 256
 STDIN = "-"
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def publish_file(settings: Settings, kind: str, file: Path, *, key_field: str | 
         stream = sys.stdin.buffer if str(file) == STDIN else file.open("rb")
         size = None if str(file) == STDIN else file.stat().st_size
     except OSError as exc:
-        fail(f"{file} can not be read: {exc.strerror}")
+        fail("CH1018", f"{file} can not be read: {exc.strerror}. Fix: name a readable file")
     count = _Count()
     with stream, _progress() as progress:
         bar = progress.add_task(file.name, total=size, count=0)
@@ -98,9 +99,9 @@ def publish_file(settings: Settings, kind: str, file: Path, *, key_field: str | 
             execute(_publish_lines(settings, given, _Source(stream, name, progress, bar), count))
         except KeyboardInterrupt:
             again = "publish it again, with the same --id" if key_field else "it had no --id"
-            fail(f"interrupted after {count.published} events; {again}")
-    bad = f", {count.bad} bad {'line' if count.bad == 1 else 'lines'}" if count.bad else ""
-    say(f"published {count.published} events from {name}{bad}")
+            fail("CH1019", f"interrupted after {counted(count.published, 'event')}. Fix: {again}")
+    bad = f", {counted(count.bad, 'bad line')}" if count.bad else ""
+    say(f"published {counted(count.published, 'event')} from {name}{bad}")
     if count.bad:
         raise typer.Exit(1)
 
@@ -138,8 +139,10 @@ class _Source:
 
     def _lines(self) -> Iterator[bytes]:
         """Read lines; of one that is too long only so much as to tell that it is."""
+        mark = BOM
         while line := self.stream.readline(EVENT_BYTES_MAX + 2):
-            yield line
+            yield line.removeprefix(mark)
+            mark = b""
             while line and not line.endswith(b"\n"):
                 line = self.stream.readline(EVENT_BYTES_MAX + 2)
 

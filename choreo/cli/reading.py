@@ -43,6 +43,8 @@ BRIEF = 18
 """Of a flow id, where there is no room: as far as to tell flows of one millisecond apart."""
 UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 
+SHOWN_MAX = 5
+
 
 @asynccontextmanager
 async def up_to_date(settings: Settings) -> AsyncIterator[tuple[ViewStore, Tracker]]:
@@ -157,7 +159,7 @@ def since(text: str, now: float) -> float:
 def show_flow(settings: Settings, which: str, *, watch: bool, as_json: bool) -> None:
     """Show one flow, found by its id, the beginning of that, or its business key."""
     if not settings.database.exists():
-        fail(f"there is no log at {settings.database} yet")
+        fail("CH1016", f"there is no log at {settings.database} yet. Fix: run services first")
     try:
         execute(_show(settings, which, watch=watch, as_json=as_json))
     except KeyboardInterrupt:
@@ -183,9 +185,13 @@ async def _show(settings: Settings, which: str, *, watch: bool, as_json: bool) -
 async def _one(views: ViewStore, which: str) -> str:
     found = await views.find(which)
     if not found:
-        fail(f"no flow has the id or key {which!r}; `choreo flows --search` looks further")
+        fail(
+            "CH1017",
+            f"no flow has the id or key {which!r}. Fix: choreo flows --search looks further",
+        )
     if len(found) > 1:
-        fail(f"{which!r} may be any of {', '.join(found[:5])}{' …' if len(found) > 5 else ''}")  # noqa: PLR2004 - as many as fit a line
+        more = " …" if len(found) > SHOWN_MAX else ""
+        fail("CH1017", f"{which!r} may be any of {', '.join(found[:SHOWN_MAX])}{more}")
     return found[0]
 
 

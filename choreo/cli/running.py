@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from choreo.app import App, open_broker, open_views
+from choreo.app import App, open_broker, open_views, system_clock
 from choreo.cli.loading import services
 from choreo.cli.output import execute, say
 from choreo.cli.settings import Settings
@@ -28,7 +28,7 @@ SOURCES = ("*.py", "*.sql")
 @cache
 def clock() -> Clock:
     """Give the machine's clock."""
-    return App(folder=":memory:").clock
+    return system_clock()
 
 
 def run_services(settings: Settings, *, tracked: bool) -> None:

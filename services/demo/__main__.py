@@ -1,6 +1,7 @@
 """`python -m services.demo`: orders through the shop, from an empty folder to the audit."""
 
 import asyncio
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -133,14 +134,24 @@ class Run:
         if chosen := example(self.flows):
             here = self.shop.folder == FOLDER.absolute()
             where = "" if here else f" --folder {self.shop.folder}"
-            self._say(f"look at one flow: choreo flow {chosen}{where}")
+            self._say(f"look at one flow: {_command()} flow {chosen}{where}")
         if self.bad:
-            self._say(f"{self.bad} bad lines")
+            self._say("1 bad line" if self.bad == 1 else f"{self.bad} bad lines")
         return made.good and not self.bad
 
     def _say(self, text: str) -> None:
         if text:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _command() -> str:
+    """Give how this shell calls `choreo`: the one of this environment need not be on its path."""
+    beside = Path(sys.executable).with_name("choreo")
+    found = shutil.which("choreo")
+    if found is not None and Path(found).resolve() == beside.resolve():
+        return "choreo"
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
 
 
 def _ended(*_: object) -> None:

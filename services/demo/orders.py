@@ -49,6 +49,9 @@ class BadLine:
     reason: str
 
 
+BOM = b"\xef\xbb\xbf"
+
+
 def read(path: Path) -> Iterator[OrderPlaced | BadLine]:
     """Yield an order or a BadLine for each line that is not empty.
 
@@ -59,6 +62,8 @@ def read(path: Path) -> Iterator[OrderPlaced | BadLine]:
         number = 0
         while raw := file.readline(LINE_BYTES_MAX + 1):
             number += 1
+            if number == 1:
+                raw = raw.removeprefix(BOM)
             if len(raw) > LINE_BYTES_MAX:
                 while raw and not raw.endswith(b"\n"):
                     raw = file.readline(LINE_BYTES_MAX)

@@ -62,7 +62,10 @@ def test_standard_input_is_a_file_too(shop: Terminal) -> None:
 def test_a_file_that_is_not_there_is_named(shop: Terminal) -> None:
     said = shop.call("publish", "Placed", "nothing.jsonl")
     assert said.code == 1
-    assert said.err == "error: nothing.jsonl can not be read: No such file or directory\n"
+    assert said.err == (
+        "error: CH1018 nothing.jsonl can not be read: No such file or directory."
+        " Fix: name a readable file\n"
+    )
 
 
 # ── flows ────────────────────────────────────────────────────────────────────────────────
