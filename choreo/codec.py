@@ -43,8 +43,7 @@ DEPTH_MAX = 64
 JSON_TYPE = "application/json"
 STRUCTURED = "application/cloudevents"
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_BRACKET = re.compile(rb"[\[\]{}]")
+_MARK = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 
 
 def encode(event: Event) -> bytes:
@@ -104,10 +103,19 @@ def too_large(value: bytes, **fields: object) -> DecodeError:
 
 
 def _depth(value: bytes) -> int:
+    """Count how deep brackets are nested, in one pass; those inside of strings do not count."""
     deepest = level = 0
-    for bracket in _BRACKET.findall(_STRING.sub(b"", value)):
-        level += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, level)
+    quoted = False
+    for mark in _MARK.findall(value):
+        if mark == b'"':
+            quoted = not quoted
+        elif quoted:
+            continue
+        elif mark in b"[{":
+            level += 1
+            deepest = max(deepest, level)
+        elif mark in b"]}":
+            level -= 1
     return deepest
 
 

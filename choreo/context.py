@@ -25,10 +25,11 @@ class State(BaseModel):
     """Base of durable keyed state: `class Basket(State, key="order_id")`.
 
     A handler that takes one is given the state of its subject's key, changes it, and it is
-    saved with the step. All other fields need defaults: that is how a new one begins.
+    saved with the step. All other fields need defaults: that is how a new
+    one begins. Deliveries are in order per key of the state.
     """
 
-    model_config = ConfigDict(validate_assignment=True, extra="ignore")
+    model_config = ConfigDict(validate_assignment=True, extra="ignore", hide_input_in_errors=True)
 
     __key__: ClassVar[str]
 
@@ -106,6 +107,7 @@ class Context:
     """
 
     __slots__ = (
+        "_called",
         "_memory",
         "_tx_open",
         "_undoing",
@@ -128,6 +130,7 @@ class Context:
         self._undos: list[_Undo] = []
         self._tx_open = False
         self._undoing = memory.undoing
+        self._called: set[str] = set()
 
     @property
     def now(self) -> datetime:
@@ -190,6 +193,14 @@ class Context:
                 fix="make outside calls before the first statement",
                 call=name,
             )
+        if name in self._called:
+            raise HandlerError(
+                "two outside calls of one name in one step",
+                code="CH5007",
+                fix="give each its own name: it is what the call is remembered by",
+                call=name,
+            )
+        self._called.add(name)
         known = self._memory.recall(name)
         if known is None or known[0] is not Memo.RESULT:
             self.go_on()

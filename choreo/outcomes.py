@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from choreo.codec import decode
-from choreo.errors import ConfigurationError, OutcomeTimeoutError
+from choreo.errors import ChoreoError, ConfigurationError, OutcomeTimeoutError
 from choreo.events import FLOW, TYPE, VOID, Event, Record
 from choreo.ports import Broker, Clock
 from choreo.service import Flow
@@ -73,7 +73,9 @@ class Outcomes:
             self._waiting[flow].remove(waiting)
             if not self._waiting[flow]:
                 del self._waiting[flow]
-        if not waiting.done():
+        if waiting.done():
+            waiting.result()
+        else:
             raise OutcomeTimeoutError(
                 f"no end within {within_s:g} s",
                 fix=f"look at it: choreo flow {flow}",
@@ -87,6 +89,16 @@ class Outcomes:
         self._reading = asyncio.create_task(self._read(since), name="choreo outcomes")
 
     async def _read(self, since: int) -> None:
+        try:
+            await self._follow(since)
+        except ChoreoError as exc:  # whoever waits hears why nothing will come
+            for listed in self._waiting.values():
+                for waiting in listed:
+                    if not waiting.done():
+                        waiting.set_exception(exc)
+            self._since = None
+
+    async def _follow(self, since: int) -> None:
         async for records in self._broker.read(self._topics, since=since, follow=True):
             for record in records:
                 headers = record.headers

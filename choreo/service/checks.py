@@ -15,7 +15,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 SUBJECTS = {Kind.COMPENSATE: 2}
 
 
-def check_handler(handler: Handler) -> None:
+def check_handler(handler: Handler) -> None:  # noqa: C901 - a list of checks, none nested
     """Refuse a handler that could not run."""
     signature, name = handler.signature, handler.name
     if not NAME.fullmatch(name.partition(".")[2]):
@@ -44,6 +44,9 @@ def check_handler(handler: Handler) -> None:
     if handler.kind is Kind.JOIN:
         _check_join(signature.events(), handler.within_s, name)
         return
+    if handler.of is not None and handler.of.kind is Kind.JOIN:
+        _check_gathered(signature.events(), handler.inputs, name)
+        return
     _check_subject(signature, handler.inputs, name)
     if len(signature.events()) > SUBJECTS.get(handler.kind, 1):
         raise _wrong("takes more events than it is given", "use a join for several", name)
@@ -64,6 +67,14 @@ def _check_listed(handler: Handler) -> None:
         raise _wrong("expects no event", "name what is to come", handler.name)
     if handler.kind is Kind.COMPENSATE and not handler.on:
         raise _wrong("no event triggers it", "name at least one in on=", handler.name)
+
+
+def _check_gathered(params: tuple[Param, ...], inputs: tuple[type[Event], ...], name: str) -> None:
+    """Who stands in for a join is given what came, each parameter by its type."""
+    taken = {event for param in params for event in param.events}
+    if not taken or not taken <= set(inputs):
+        wanted = ", ".join(event.__name__ for event in inputs)
+        raise _wrong("its parameters must be among what the join awaits", f"take {wanted}", name)
 
 
 def _check_why(params: tuple[Param, ...], triggers: tuple[type[Event], ...], name: str) -> None:

@@ -14,7 +14,7 @@ from choreo.events import Event
 from choreo.policies import Retry
 from choreo.service.checks import check_built, check_handler, check_seconds
 from choreo.service.declared import Flow, Handler, Kind
-from choreo.service.signature import events_of, signature_of
+from choreo.service.signature import ParamKind, events_of, signature_of
 
 __all__ = ["Service"]
 
@@ -286,6 +286,24 @@ class Service:
                     handler=handler.name,
                 )
             self._check_scope(handler)
+            if handler.kind is Kind.COMPENSATE:
+                self._check_yielders(handler)
+
+    def _check_yielders(self, undo: Handler) -> None:
+        """Who calls the outside for an effect must know its scope before."""
+        effect = undo.inputs[0].__event__.type
+        for handler in self.handlers.values():
+            made = {event.__event__.type for event in handler.signature.outputs.events}
+            if effect not in made or handler.signature.first(ParamKind.CONTEXT) is None:
+                continue
+            for event in handler.inputs:
+                if missing := [field for field in undo.by if field not in event.model_fields]:
+                    raise ConfigurationError(
+                        f"by={missing[0]!r} of {undo.name} is no field of {event.__name__}",
+                        code="CH1009",
+                        fix="a handler with a Context has to know the scope of its effects",
+                        handler=handler.name,
+                    )
 
     @staticmethod
     def _check_scope(handler: Handler) -> None:

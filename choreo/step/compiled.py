@@ -105,13 +105,8 @@ def _handle_route(
     route.context = signature.first(ParamKind.CONTEXT) is not None
     route.memos = route.context
     route.slots = signature.events() if handler.kind is Kind.JOIN else ()
-    route.gated = bool(
-        route.effects
-        or route.triggers
-        or route.closes
-        or handler.unless
-        or handler.kind is Kind.EXPECTS
-    )
+    gates = (*route.effects, *route.triggers, *route.closes, *handler.unless)
+    route.gated = bool(gates) or (handler.of or handler).kind is Kind.EXPECTS
     route.unseen = (
         handler.kind is Kind.ON and not route.gated and route.state is None and not route.context
     )

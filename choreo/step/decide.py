@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from choreo.codec import decode
 from choreo.context import State
-from choreo.errors import DecodeError, HandlerError, Later, TxOpenError
+from choreo.errors import DecodeError, HandlerError, Later, StoreError, TxOpenError
 from choreo.events import ID, TYPE, VOID, Event, Record, derived_id, id_bytes
 from choreo.plan import (
     CancelTimer,
@@ -107,10 +107,9 @@ def want(d: Delivery) -> Want:
 
 def _gates_of(d: Delivery) -> tuple[GateKey, ...]:
     route, handler = d.route, d.route.handler
-    by_fields = bool(handler.by) or any(
-        h.by for h in (*route.effects, *route.triggers, *route.closes)
-    )
-    event = subject_event(d) if by_fields else None
+    base = handler.of or handler
+    others = (*route.effects, *route.triggers, *route.closes)
+    event = subject_event(d) if any(h.by for h in (handler, base, *others)) else None
     scope = gate_scope(handler, d.record, event)
     role = route.role
     if role is Role.WHY:
@@ -126,8 +125,8 @@ def _gates_of(d: Delivery) -> tuple[GateKey, ...]:
     keys += [GateKey("expects", h.name, gate_scope(h, d.record, event)) for h in route.closes]
     if handler.unless:
         keys.append(GateKey("unless", handler.name, scope))
-    if handler.kind is Kind.EXPECTS:
-        keys.append(GateKey("expects", handler.name, scope))
+    if base.kind is Kind.EXPECTS:
+        keys.append(GateKey("expects", base.name, gate_scope(base, d.record, event)))
     return tuple(keys)
 
 
@@ -144,8 +143,9 @@ def before_run(d: Delivery, seen: Seen, now: float) -> Plan | None:
         return None
     closed = [key for key, gate in seen.gates.items() if gate.closed]
     mine = route.handler.name
+    base = (route.handler.of or route.handler).name
     for key in closed:
-        if key.kind == "expects" and key.name == mine:  # what was expected has come
+        if key.kind == "expects" and key.name == base:  # what was expected has come
             return Plan(d.owned, (_settle(d, Status.DONE), *finish_timer(d)))
         undone = key.kind == "undo" and any(h.name == key.name for h in route.effects)
         if (undone or (key.kind == "unless" and key.name == mine)) and not d.intended:
@@ -300,8 +300,8 @@ class _Left:
             changes += self.timers
         if route.handler.unless:
             changes += self._touched("unless", route.handler)
-        if route.handler.kind is Kind.EXPECTS:
-            changes += self._touched("expects", route.handler, closed=True)
+        if (base := route.handler.of or route.handler).kind is Kind.EXPECTS:
+            changes += self._touched("expects", base, closed=True)
         # A step's own events come before what follows from them, on every topic.
         events = [Publish(as_void(record) if void else record) for record, _ in self.records]
         return [*events, *changes]
@@ -318,10 +318,10 @@ class _Left:
             spec = route.outputs[type(event)]
             for handler in (*spec.effects, *spec.triggers):
                 key = GateKey("undo", handler.name, gate_scope(handler, record, event))
-                self._need((key,))
                 effects = found.setdefault((handler, key), [])
                 if handler in spec.effects:
                     effects.append(record)
+        self._need([key for _, key in found])
         return [
             (UndoGate(handler, key, self.seen), effects)
             for (handler, key), effects in found.items()
@@ -387,7 +387,8 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
         return Verdict(plan)
     name, text = describe(error)
     about: dict[str, Any] = {"error": name, "message": text}
-    if d.unknown or d.owes_undo or handler.kind is Kind.COMPENSATE:
+    down = isinstance(error, StoreError) and error.transient
+    if d.unknown or d.owes_undo or down or handler.kind is Kind.COMPENSATE:
         d.unknowns += 1
         delay = UNKNOWN_OUTCOME.delay_s(d.attempt, draw)
     elif d.undoing:
@@ -414,10 +415,14 @@ def _retryable(d: Delivery, error: BaseException) -> bool:
 
 def final(d: Delivery, error: BaseException) -> bool:
     """Tell whether this failure is the step's last: its outside calls are to be undone."""
-    if isinstance(error, Later) or d.unknown or d.route.handler.kind is Kind.COMPENSATE:
+    if isinstance(error, Later):
+        return False
+    if d.undoing:
+        return True
+    if d.unknown or d.route.handler.kind is Kind.COMPENSATE:
         return False
     used_up = d.attempt - d.unknowns >= d.route.handler.retry.attempts_max
-    return d.undoing or used_up or not _retryable(d, error)
+    return used_up or not _retryable(d, error)
 
 
 def _given_up(d: Delivery, seen: Seen, now: float, reason: str, about: dict[str, Any]) -> Plan:

@@ -67,7 +67,6 @@ class Route:
     """
 
     __slots__ = (
-        "binders",
         "chained_by_scope",
         "closes",
         "context",
@@ -106,7 +105,6 @@ class Route:
         self.closes: tuple[Handler, ...] = ()
         self.slots: tuple[Param, ...] = ()
         self.otherwise: Route | None = None
-        self.binders: tuple[Any, ...] = ()
         self.resources: dict[type, Any] = {}
         self.state: type | None = None
         self.tx = False

@@ -63,6 +63,10 @@ def written(key: GateKey, seen: GateSeen, members: dict[str, Any], *, closed: bo
     return Gate(key, seen.seq, closed, data)
 
 
+def _delivery(d: Delivery) -> str:
+    return f"{d.name} {d.subject.hex()}"
+
+
 class UndoGate:
     """The effects of one scope that one compensation undoes.
 
@@ -83,15 +87,15 @@ class UndoGate:
     def intend(self, d: Delivery) -> None:
         """Note that a delivery is about to call the outside."""
         intents = self._members.setdefault("intents", [])
-        if d.subject.hex() not in intents:
-            intents.append(d.subject.hex())
+        if (name := _delivery(d)) not in intents:
+            intents.append(name)
             self._changed = True
 
     def ended(self, d: Delivery) -> None:
         """Note that the delivery has ended: what it did, if anything, is known."""
         intents = self._members.get("intents", [])
-        if d.subject.hex() in intents:
-            intents.remove(d.subject.hex())
+        if (name := _delivery(d)) in intents:
+            intents.remove(name)
             self._changed = True
 
     def add(self, d: Delivery, effect: Record, now: float) -> None:

@@ -78,11 +78,11 @@ class Committer:
             self._runners.look_again(d, result)
         elif isinstance(result, ChoreoError) and _not_the_handlers(plan, result):
             self._pipeline.spawn(self._write_again(d, plan, result), "write again")
-        elif isinstance(result, Exception):
-            self._pipeline.spawn(self._runners.undo_and_fail(d, result), "fail")
-        else:
-            assert result is Applied.CONFLICT or isinstance(result, StepVoid), result
+        elif result is Applied.CONFLICT or isinstance(result, StepVoid):
             self._changed(d, plan)
+        else:
+            assert isinstance(result, BaseException), result
+            self._pipeline.spawn(self._runners.undo_and_fail(d, result), "fail")
 
     async def _write_again(self, d: Delivery, plan: Plan, error: Exception) -> None:
         """What the store could not write is no failure of the handler: it costs no attempt."""
@@ -125,6 +125,9 @@ class Committer:
         else:
             try:
                 plan = after_run(d, d.loaded, d.result, now, flow=d.flow, state=d.state)
+            except MoreGates as more:
+                d.more = (*d.more, *more.keys)
+                self._look_and_decide(d)
             except Exception as exc:  # noqa: BLE001 - as if the handler had raised it
                 await self._runners.undo_and_fail(d, exc)
             else:
@@ -143,6 +146,7 @@ class Committer:
             self._noted(lane, d, changes)
         following = lane.unchained(d)
         if following is not None:
+            self._pipeline.behind -= 1
             self._pipeline.load(following)
         d.batch.left -= 1
         lane.uncommitted = True
@@ -168,7 +172,7 @@ class Committer:
             if own.due is None and lane.held[chain] == 0:
                 dues.append(0.0)  # what it was to wait for has been settled meanwhile
             lane.held[chain] += 1
-        elif chain[1] and d.seen is not None and own is None:
+        elif chain[1] and d.seen is not None and _settles(changes):
             lane.held[chain] -= 1
             if lane.held[chain] > 0:
                 dues.append(0.0)  # the store let the next one of the chain go
@@ -194,6 +198,14 @@ class Committer:
 
 def _not_the_handlers(plan: Plan, error: ChoreoError) -> bool:
     return plan.section is None or error.transient or error.code == UNWRITTEN
+
+
+def _settles(changes: Sequence[Change]) -> bool:
+    """Tell whether these changes end the delivery itself; it may have ended before."""
+    return any(
+        type(change) is Settle and not change.spawn and change.status is not Status.PARKED
+        for change in changes
+    )
 
 
 def _own_parking(changes: Sequence[Change]) -> Parked | None:

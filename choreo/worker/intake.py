@@ -58,6 +58,7 @@ class Intake:
                 d.payload_hash = hashed
                 added += 1
                 if not _first_of_chain(lane, d):
+                    pipeline.behind += 1
                     continue
                 if route.unseen and record.fresh and not lane.held:
                     pipeline.ready.append(d)  # published for the first time: no row can be there
@@ -110,6 +111,8 @@ class Intake:
         self._pipeline.in_flight += 1
         if _first_of_chain(lane, d):
             self._pipeline.load(d)
+        else:
+            self._pipeline.behind += 1
 
     # ── load ─────────────────────────────────────────────────────────────────────────────
 
@@ -176,5 +179,5 @@ def _unwrapped(record: Record) -> Record:
 def _first_of_chain(lane: Lane, d: Delivery) -> bool:
     try:
         return lane.chained(d)
-    except DecodeError:  # told when it is loaded
+    except Exception:  # noqa: BLE001 - bytes without a key: told when it is loaded
         return True

@@ -69,7 +69,8 @@ class Pipeline:
         self.decide_again: Callable[[Delivery], None] = lambda _: None
         self.stopping = False
         self.in_flight = 0
-        self.delayed = 0
+        self.delayed = 0  # wait for their time
+        self.behind = 0  # wait behind another one of their chain
         self.running = 0
         self.sleeping = 0
         self.failure: asyncio.Future[None] | None = None
@@ -108,6 +109,7 @@ class Pipeline:
         task = asyncio.create_task(self._guarded(work), name=f"choreo {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first turn
         return task
 
     async def _guarded(self, work: Coroutine[object, object, None]) -> None:
@@ -122,10 +124,11 @@ class Pipeline:
 
     async def cancel_all(self) -> None:
         """End every task that was spawned."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(2):  # the second time also those who wait for a handler's thread
+            if tasks := list(self._tasks):
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks, timeout=1.0)
 
     def failed(self) -> bool:
         """Tell whether something has stopped the worker."""

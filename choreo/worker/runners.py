@@ -120,19 +120,22 @@ class Runners:
         assert task is not None
         self._timed[task] = begun + timeout_s
         self._timed_added.set()
+        plan: Plan | None = None
         try:
-            return await self._pipeline.caller.run(d, begun)
+            plan = await self._pipeline.caller.run(d, begun)
         except asyncio.CancelledError:
             if task in self._timed:
                 raise
-            task.uncancel()
-            raise HandlerTimeoutError(
-                f"did not end within {timeout_s:g} s",
-                fix="raise timeout_s, or find out what it waits for",
-                handler=d.route.name,
-            ) from None
         finally:
-            self._timed.pop(task, None)
+            late = self._timed.pop(task, None) is None
+        if plan is not None and not late:
+            return plan
+        task.uncancel()
+        raise HandlerTimeoutError(
+            f"did not end within {timeout_s:g} s",
+            fix="raise timeout_s, or find out what it waits for",
+            handler=d.route.name,
+        )
 
     async def sweep(self) -> None:
         """Cancel what runs for too long: one loop for all, no timer a delivery."""

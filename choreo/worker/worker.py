@@ -8,9 +8,11 @@ due (parked deliveries, timers)
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Sequence
 
+from choreo.errors import ChoreoError
 from choreo.ports import Broker, Clock, Store, Want
 from choreo.step import Compiled
 from choreo.worker.call import Caller
@@ -21,6 +23,8 @@ from choreo.worker.pipeline import Limits, Pipeline
 from choreo.worker.runners import Runners
 
 __all__ = ["Worker"]
+
+log = logging.getLogger("choreo.worker")
 
 
 class Worker:
@@ -91,7 +95,10 @@ class Worker:
         lanes, self._lanes = self._lanes, []
         for lane in lanes:
             if not pipeline.failed():
-                await lane.subscription.commit(lane.watermarks())
+                try:
+                    await lane.subscription.commit(lane.watermarks())
+                except ChoreoError as exc:
+                    log.warning("offsets are not committed; the inbox makes up for it: %s", exc)
             await lane.subscription.close()
         self._caller.close()
         if pipeline.failure is not None and not pipeline.failure.done():
@@ -105,8 +112,9 @@ class Worker:
 
     @property
     def busy(self) -> int:
-        """How many deliveries are on their way: not those that wait for their time."""
-        return self._pipeline.in_flight - self._pipeline.delayed
+        """How many deliveries are on their way: not those that wait for their time or turn."""
+        pipeline = self._pipeline
+        return pipeline.in_flight - pipeline.delayed - pipeline.behind
 
     @property
     def sleeping(self) -> int:

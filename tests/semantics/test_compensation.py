@@ -219,7 +219,6 @@ async def test_by_narrows_the_scope_to_fields_and_widens_it_over_flows(lab: Lab)
     assert undone == [("x", 2), ("y", 1)]
 
 
-@pytest.mark.xfail(strict=True, reason="the second scope asked for counts as a failed attempt")
 async def test_effects_of_two_scopes_in_one_step(lab: Lab) -> None:
     service = Service("desk")
     undone: list[tuple[str, int]] = []

@@ -169,7 +169,6 @@ async def test_start_drain_and_stop_may_be_called_twice_in_any_order(tmp_path: P
         await app.drain()
 
 
-@pytest.mark.xfail(strict=True, reason="loops cancelled before their first turn are never awaited")
 async def test_a_stop_right_after_a_start_leaves_nothing_behind() -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -167,7 +167,6 @@ async def test_nothing_is_undone_while_attempts_are_left_or_when_the_step_succee
     assert done == ["one"]
 
 
-@pytest.mark.xfail(strict=True, reason="an undo whose outcome is unknown is not tried again")
 async def test_an_undo_that_does_not_answer_is_tried_until_it_does_and_nothing_else_runs(
     lab: Lab,
 ) -> None:

@@ -130,9 +130,12 @@ class Database:
         if self._users > 0 or self.closed:
             return
         self.closed = True
-        self._queue.put(None)
+        # The writer last: then its connection is the last one, and leaves one file, no WAL.
         self._reads.put(None)
-        for thread in self._threads:
+        for thread in self._threads[1:]:
+            await asyncio.to_thread(thread.join)
+        self._queue.put(None)
+        for thread in self._threads[:1]:
             await asyncio.to_thread(thread.join)
 
     def connect(self) -> sqlite3.Connection:

@@ -213,12 +213,17 @@ class Log:
         connection = self.database.connect()
         seen = -1
         while not self._stop_watching.wait(WATCH_S):
-            (version,) = connection.execute("PRAGMA data_version").fetchone()
-            if version == seen and not self.database.doubtful:
+            try:
+                (version,) = connection.execute("PRAGMA data_version").fetchone()
+                if version == seen and not self.database.doubtful:
+                    continue
+                self.database.doubtful = False
+                end = last_position(connection)
+                seen = version
+            except sqlite3.Error as exc:
+                log.warning("the log could not be looked at, it is tried again: %s", exc)
+                self._stop_watching.wait(READ_AGAIN_S)
                 continue
-            seen = version
-            self.database.doubtful = False
-            end = last_position(connection)
             if end > self.database.own_end and end > self._end:
                 try:
                     loop.call_soon_threadsafe(self._fall_behind, end)

@@ -70,6 +70,7 @@ class SqliteStore:
     ) -> tuple[Sequence[Due], float | None]:
         self._check()
         now = self._clock.now()
+        skip = frozenset(skip)  # as it is now: what ends meanwhile is in the rows we read, too
         found, after = await self._database.read(
             lambda c: due_rows(c, owned, now, most + len(skip))
         )

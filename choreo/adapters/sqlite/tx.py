@@ -19,6 +19,8 @@ __all__ = ["SqliteTx", "driven"]
 NUMBERS = tuple(str(number) for number in range(1, 1000))
 STEERING = frozenset(("begin", "commit", "end", "rollback", "savepoint", "release"))
 COMMENT = re.compile(r"\s*(--[^\n]*(\n|$)|/\*.*?(\*/|$))", re.DOTALL)
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+ROLLBACK = re.compile(r"\brollback\b", re.IGNORECASE)
 WORD = re.compile(r"[\s;]*(\w*)")
 
 
@@ -42,7 +44,7 @@ class SqliteTx:
         return None if row is None else row[0]
 
     def _run(self, sql: str, values: tuple[object, ...]) -> sqlite3.Cursor:
-        if first_word(sql) in STEERING:
+        if steers(sql):
             raise HandlerError(
                 "a Tx is begun and ended by the step, not by a statement",
                 code="CH5006",
@@ -54,6 +56,12 @@ class SqliteTx:
             return self._connection.execute(sql, named)
         except sqlite3.Error as exc:
             raise translate(exc, sql) from exc
+
+
+@lru_cache(maxsize=1024)
+def steers(sql: str) -> bool:
+    """Tell whether a statement begins or ends a transaction, or may (`OR ROLLBACK`)."""
+    return first_word(sql) in STEERING or bool(ROLLBACK.search(QUOTED.sub("", sql)))
 
 
 @lru_cache(maxsize=1024)
@@ -95,6 +103,10 @@ def driven(coroutine: Any) -> Any:
         coroutine.send(None)
     except StopIteration as stop:
         return stop.value
+    except RuntimeError as exc:
+        if "no running event loop" in str(exc):  # asyncio's own waiting, in the store's thread
+            raise _waited() from exc
+        raise
     try:
         coroutine.throw(_waited())
     except StopIteration as stop:
