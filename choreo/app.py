@@ -22,7 +22,7 @@ from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.adapters.system import SystemClock
 from choreo.codec import JSON_TYPE, encode
 from choreo.context import State
-from choreo.errors import ConfigurationError
+from choreo.errors import ChoreoError, ConfigurationError
 from choreo.events import (
     CONTENT_TYPE,
     DEAD_TOPIC,
@@ -163,12 +163,13 @@ class App:
     async def stop(self) -> None:
         """Drain and release everything. May be called twice, and before start."""
         worker, self._worker = self._worker, None
-        if worker is not None:
-            await worker.stop()
-        await self._outcomes.close()
-        await self._stack.aclose()
-        await self.store.close()
-        await self.broker.close()
+        async with AsyncExitStack() as last:  # each is released, whatever the others raise
+            last.push_async_callback(self.broker.close)
+            last.push_async_callback(self.store.close)
+            last.push_async_callback(self._stack.aclose)
+            last.push_async_callback(self._outcomes.close)
+            if worker is not None:
+                await worker.stop()
 
     async def serve(self) -> None:
         """Work until SIGTERM or SIGINT, then drain; at a second signal leave at once.
@@ -270,8 +271,17 @@ class App:
             if param.kind is ParamKind.RESOURCE
         }
         for kind, maker in service.resources.items():
-            if kind in wanted and kind not in found:
+            if kind not in wanted or kind in found:
+                continue
+            try:
                 found[kind] = await self._stack.enter_async_context(maker())
+            except Exception as exc:
+                raise ConfigurationError(
+                    f"the resource {kind.__name__} could not be made: {exc}",
+                    code="CH1008",
+                    fix="correct its maker, or give another one to App(…, resources=…)",
+                    service=service.name,
+                ) from exc
         return found
 
     def _topics_of(self) -> set[str]:
@@ -366,9 +376,15 @@ def run(*services: Service) -> None:
 
     async def main() -> None:
         async with App(*services) as app:
+            names = ", ".join(service.name for service in services)
+            sys.stderr.write(f"running {names} on {database_path()}; Ctrl-C ends it\n")
             await app.serve()
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except ChoreoError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        raise SystemExit(1) from None
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ __all__ = ["run_audit"]
 
 def run_audit(settings: Settings, *, at_rest: bool, as_json: bool) -> None:
     """Check everything that log and store can show; exit with 1 on a violation."""
-    if not settings.database.exists():
+    if not settings.log_exists():
         fail("CH1016", f"there is no log at {settings.database} yet. Fix: run services first")
     own = functions(settings.invariants)
     found, checked = execute(_judged(settings, own, at_rest=at_rest))

@@ -68,7 +68,7 @@ def list_flows(settings: Settings, which: FlowFilter, *, as_json: bool) -> None:
     if unknown:
         known = ", ".join(STATUSES)
         raise typer.BadParameter(f"{unknown[0]!r} is none of {known}", param_hint="--status")
-    if settings.database.exists():
+    if settings.log_exists():
         found = execute(_flows(settings, which))
     else:
         found = []
@@ -158,7 +158,7 @@ def since(text: str, now: float) -> float:
 
 def show_flow(settings: Settings, which: str, *, watch: bool, as_json: bool) -> None:
     """Show one flow, found by its id, the beginning of that, or its business key."""
-    if not settings.database.exists():
+    if not settings.log_exists():
         fail("CH1016", f"there is no log at {settings.database} yet. Fix: run services first")
     try:
         execute(_show(settings, which, watch=watch, as_json=as_json))

@@ -54,6 +54,13 @@ class Settings:
             raise _unreadable("folder is no text")
         return folder
 
+    def log_exists(self) -> bool:
+        """Tell whether there is a log; one that may not be looked at is told when it is opened."""
+        try:
+            return self.database.exists()
+        except OSError:
+            return True
+
     @property
     def database(self) -> Path:
         """The file of the log."""

@@ -168,11 +168,15 @@ def main(
     keep: Annotated[bool, typer.Option("--keep", help="Go on with what the folder holds.")] = False,
 ) -> None:
     """Run orders through the shop and see that nothing is lost."""
-    signal.signal(signal.SIGTERM, _ended)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended)
     console = Console()
     folder = folder.absolute()
     shop = Shop(folder, {"SHOP_SEED": str(seed)})
     try:
+        for file in filter(None, (orders, stock)):
+            with file.open("rb"):  # before anything is deleted
+                pass
         if keep:
             folder.mkdir(parents=True, exist_ok=True)
         else:

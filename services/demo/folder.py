@@ -1,5 +1,8 @@
 """The folder that the demo starts from: empty, or emptied if it is certainly one of ours."""
 
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 OURS = ("choreo.db", "views.db", "provider.db")
@@ -29,5 +32,29 @@ def make_empty(folder: Path) -> None:
         raise FolderError(
             f"{folder} holds {', '.join(foreign[:3])}: not a folder of choreo, nothing was deleted"
         )
+    if running := _owners(folder / OURS[0]):
+        raise FolderError(
+            f"{folder} is in use by process {', '.join(running)}: end it, or name another folder"
+        )
     for one in found:
         one.unlink()
+
+
+def _owners(database: Path) -> list[str]:
+    """Name the living processes that run services on this store."""
+    if not database.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(database, timeout=1)) as store:
+            rows = store.execute("SELECT DISTINCT holder FROM owner WHERE holder <> ''").fetchall()
+    except sqlite3.Error:
+        return []  # no store, or none that anybody could run on
+    return [pid for (holder,) in rows if _alive(pid := str(holder).partition(" ")[0])]
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -14,6 +14,7 @@ from choreo import Tx, transaction
 from services.inventory.handlers import inventory
 
 COLUMNS = ("sku", "name", "units")
+DIGITS_MAX = 32
 UNITS_MAX = 1_000_000_000
 
 
@@ -65,7 +66,12 @@ def _article(line: int, cells: list[str], seen: dict[str, int]) -> Article | Bad
         return BadLine(line, "sku", "is empty" if not sku else "is no text")
     if sku in seen:
         return BadLine(line, "sku", f"{sku} stands in line {seen[sku]} too")
-    if not units.isascii() or not units.isdigit() or int(units[:12]) > UNITS_MAX:
+    if (
+        not units.isascii()
+        or not units.isdigit()
+        or len(units) > DIGITS_MAX
+        or int(units) > UNITS_MAX
+    ):
         return BadLine(line, "units", f"{units!r} is no whole number from 0 to {UNITS_MAX}")
     seen[sku] = line
     readable = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

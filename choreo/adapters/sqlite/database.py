@@ -27,7 +27,7 @@ __all__ = ["Database", "Work", "last_position", "translate", "translated"]
 T = TypeVar("T")
 
 BUSY_RETRY_S = 0.0002
-BUSY_MAX_S = 30.0
+BUSY_MAX_S = 10.0
 GROUP_WEIGHT_MAX = 256
 STATEMENTS_CACHED = 512
 CHECKPOINT_EVERY = 40
@@ -141,7 +141,15 @@ class Database:
     def connect(self) -> sqlite3.Connection:
         """Open a connection of our own settings."""
         if not self.memory:
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as exc:
+                raise StoreError(
+                    f"its folder can not be made: {exc.strerror}",
+                    code="CH4004",
+                    fix="make it writable for this user, or name another",
+                    at=self.path,
+                ) from exc
         connection = sqlite3.connect(
             self.path,
             timeout=0,
@@ -149,6 +157,7 @@ class Database:
             check_same_thread=False,
             cached_statements=STATEMENTS_CACHED,
         )
+        self._version(connection)  # before anything is written
         retried(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA cache_size=-65536")
@@ -156,14 +165,7 @@ class Database:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            raise StoreError(
-                f"the file has version {version}, this choreo knows up to {VERSION}",
-                code="CH4005",
-                fix="install the newer choreo that wrote it",
-                file=self.path,
-            )
+        version = self._version(connection)
         if version == VERSION:
             return
         retried(lambda: connection.execute("BEGIN IMMEDIATE"))
@@ -172,6 +174,25 @@ class Database:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version={VERSION}")
         connection.execute("COMMIT")
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """Give the version of our tables, 0 in an empty file; refuse a file that is not ours."""
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > VERSION:
+            raise StoreError(
+                f"the file has version {version}, this choreo knows up to {VERSION}",
+                code="CH4005",
+                fix="install the newer choreo that wrote it",
+                file=self.path,
+            )
+        if not version and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            raise StoreError(
+                "the file is a database of something else",
+                code="CH4003",
+                fix="name another file; this one was left as it is",
+                file=self.path,
+            )
+        return version
 
     # ── writing ──────────────────────────────────────────────────────────────────────────
 
