@@ -37,7 +37,7 @@ def make_empty(folder: Path) -> None:
             f"{folder} is in use by process {', '.join(running)}: end it, or name another folder"
         )
     for one in found:
-        one.unlink()
+        one.unlink(missing_ok=True)
 
 
 def _owners(database: Path) -> list[str]:
@@ -45,7 +45,7 @@ def _owners(database: Path) -> list[str]:
     if not database.exists():
         return []
     try:
-        with closing(sqlite3.connect(database, timeout=1)) as store:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as store:
             rows = store.execute("SELECT DISTINCT holder FROM owner WHERE holder <> ''").fetchall()
     except sqlite3.Error:
         return []  # no store, or none that anybody could run on
