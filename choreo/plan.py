@@ -164,7 +164,7 @@ class Owned:
     comes later in such a chain waits behind it.
     """
 
-    __slots__ = ("epochs", "group", "held", "holder")
+    __slots__ = ("checked", "epochs", "group", "held", "holder")
 
     def __init__(
         self,
@@ -178,6 +178,7 @@ class Owned:
         self.holder = holder
         self.epochs = epochs
         self.held = held
+        self.checked: object = None  # the store's own mark of when it last saw the epochs
 
 
 class Plan(NamedTuple):

@@ -151,10 +151,15 @@ class ApplyWork:
             owned = plan.owned
             if owned is None:
                 continue
+            if owned.checked is self._log.database.foreign:  # nobody else has written since
+                continue
             if id(owned) not in checked:
                 checked[id(owned)] = stale(connection, owned)
             if checked[id(owned)]:
                 self._results[index] = Applied.STALE
+        for index, plan in enumerate(self._plans):
+            if plan.owned is not None and self._results[index] is None:
+                plan.owned.checked = self._log.database.foreign
 
     def _bulk(self, connection: sqlite3.Connection, plain: list[int]) -> bool:
         connection.execute("SAVEPOINT bulk")

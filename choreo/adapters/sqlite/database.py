@@ -96,6 +96,10 @@ class Database:
         # The end of what we appended last, known before anybody can see that commit.
         self.own_end = 0
         self.doubtful = False  # it was taken back: look at the end again
+        self.groups = 0  # transactions begun
+        self.foreign = object()  # another one whenever somebody else was seen to have written
+        self.on_foreign: Callable[[int], object] = lambda _: None
+        self._version_seen = -1
 
     # ── life ─────────────────────────────────────────────────────────────────────────────
 
@@ -260,7 +264,7 @@ class Database:
         try:
             with translated(self.path):
                 retried(lambda: connection.execute("BEGIN IMMEDIATE"))
-                begun = last_position(connection)
+                begun = self._look(connection)
                 outcomes.extend(self._perform(connection, work) for work in group)
                 end = last_position(connection)
                 if end > begun:  # what others appended before is not ours to skip
@@ -272,6 +276,18 @@ class Database:
             self.own_end, self.doubtful = before, True
             outcomes = [exc] * len(group)
         self._hand_over(lambda: self._finish(group, outcomes))
+
+    def _look(self, connection: sqlite3.Connection) -> int:
+        """See, as a transaction begins, what others have written; give the end of the log."""
+        self.groups += 1
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        end = last_position(connection)
+        if version != self._version_seen:
+            self._version_seen = version
+            self.foreign = object()
+            if end > self.own_end:
+                self._hand_over(lambda: self.on_foreign(end))
+        return end
 
     def _perform(self, connection: sqlite3.Connection, work: Work) -> BaseException | None:
         connection.execute("SAVEPOINT work")

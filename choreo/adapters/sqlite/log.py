@@ -169,6 +169,7 @@ class Log:
         self._behind = asyncio.Event()
         await self.open()
         self.known = await self.database.read(last_position)
+        self.database.on_foreign = self._fall_behind
         self._catching_up = asyncio.create_task(self._catch_up(), name="choreo-sqlite-log")
         self._fall_behind(self.known)
         if not self.database.memory:
@@ -211,8 +212,11 @@ class Log:
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         connection = self.database.connect()
-        seen = -1
+        seen = groups = -1
         while not self._stop_watching.wait(WATCH_S):
+            if groups != self.database.groups:  # our own writer has just looked
+                groups = self.database.groups
+                continue
             try:
                 (version,) = connection.execute("PRAGMA data_version").fetchone()
                 if version == seen and not self.database.doubtful:

@@ -53,7 +53,14 @@ class SqliteStore:
     async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
         self._check()
         await self._log.open()
-        owned = await self._database.write(lambda c: take_over(c, group, partitions))
+
+        def take(connection: sqlite3.Connection) -> Owned:
+            self._database.foreign = (
+                object()
+            )  # whoever owned them in this process has to look again
+            return take_over(connection, group, partitions)
+
+        owned = await self._database.write(take)
         self._owned.append(owned)
         return owned
 
