@@ -161,7 +161,7 @@ class Database:
             check_same_thread=False,
             cached_statements=STATEMENTS_CACHED,
         )
-        self._version(connection)  # before anything is written
+        retried(lambda: self._version(connection))  # before anything is written
         retried(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA cache_size=-65536")
@@ -169,10 +169,10 @@ class Database:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        version = self._version(connection)
-        if version == VERSION:
-            return
         retried(lambda: connection.execute("BEGIN IMMEDIATE"))
+        if self._version(connection) == VERSION:
+            connection.execute("ROLLBACK")
+            return
         for statement in SCHEMA.split(";\n"):
             if statement.strip():
                 connection.execute(statement)
