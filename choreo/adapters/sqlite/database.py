@@ -169,8 +169,10 @@ class Database:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        if retried(lambda: self._version(connection)) == VERSION:
+            return
         retried(lambda: connection.execute("BEGIN IMMEDIATE"))
-        if self._version(connection) == VERSION:
+        if self._version(connection) == VERSION:  # another process was faster
             connection.execute("ROLLBACK")
             return
         for statement in SCHEMA.split(";\n"):
