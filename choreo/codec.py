@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
@@ -29,10 +28,8 @@ __all__ = [
     "encode",
     "headers_from_text",
     "headers_to_text",
-    "pack",
     "pack_record",
     "too_large",
-    "unpack",
     "unpack_record",
 ]
 
@@ -203,14 +200,3 @@ def unpack_record(packed: list[Any]) -> Record:
     return Record(
         topic, raw_key, headers, value.encode("utf-8", "surrogateescape"), partition, offset
     )
-
-
-def pack(records: Mapping[str, Record]) -> bytes:
-    """Write named records into one value, for rows that keep them (parked, gates, timers)."""
-    packed = {name: pack_record(record) for name, record in records.items()}
-    return json.dumps(packed, separators=(",", ":")).encode()
-
-
-def unpack(data: bytes) -> dict[str, Record]:
-    """Read what `pack` wrote."""
-    return {name: unpack_record(packed) for name, packed in json.loads(data).items()}

@@ -26,7 +26,7 @@ from choreo.policies import UNKNOWN_OUTCOME
 from choreo.ports import Seen, Want
 from choreo.service import After, Cancel, Handler, Kind
 from choreo.step.delivery import Delivery, Role, Route
-from choreo.step.gates import ABSENT, UndoGate, gate_scope, members_of, written
+from choreo.step.gates import UndoGate, closed_expectation, gate_scope, members_of
 from choreo.step.marks import decide_mark
 from choreo.step.parking import frozen, frozen_delivery
 from choreo.step.publish import (
@@ -348,16 +348,6 @@ class _Left:
         missing = tuple(key for key in keys if key not in self.seen.gates)
         if missing:
             raise MoreGates(missing)
-
-
-def closed_expectation(key: GateKey, seen: Seen) -> list[Change]:
-    """Close an `expects` gate, and take its timers back."""
-    gate = seen.gates.get(key, ABSENT)
-    if gate.closed:
-        return []
-    members = members_of(gate)
-    timers = [CancelTimer(bytes.fromhex(timer)) for timer in members.get("timers", ())]
-    return [written(key, gate, members, closed=True), *timers]
 
 
 def finish_timer(d: Delivery) -> list[Change]:

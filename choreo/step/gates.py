@@ -28,14 +28,22 @@ from choreo.events import (
     id_bytes,
     scope_of,
 )
-from choreo.plan import Change, Gate, GateKey, Parked, Publish, Settle, Status
+from choreo.plan import CancelTimer, Change, Gate, GateKey, Parked, Publish, Settle, Status
 from choreo.ports import GateSeen, Seen
 from choreo.service import Handler
 from choreo.step.delivery import Delivery
 from choreo.step.parking import frozen
 from choreo.step.publish import nothing_record
 
-__all__ = ["UndoGate", "gate_scope", "gate_subject", "members_of", "written"]
+__all__ = [
+    "ABSENT",
+    "UndoGate",
+    "closed_expectation",
+    "gate_scope",
+    "gate_subject",
+    "members_of",
+    "written",
+]
 
 ABSENT = GateSeen(0, closed=False, members=b"")
 
@@ -152,3 +160,13 @@ class UndoGate:
         }
         subject = gate_subject(self.key)
         return nothing_record(headers, made.model_validate(fields), why, subject)
+
+
+def closed_expectation(key: GateKey, seen: Seen) -> list[Change]:
+    """Close an `expects` gate, and take its timers back."""
+    gate = seen.gates.get(key, ABSENT)
+    if gate.closed:
+        return []
+    members = members_of(gate)
+    timers = [CancelTimer(bytes.fromhex(timer)) for timer in members.get("timers", ())]
+    return [written(key, gate, members, closed=True), *timers]

@@ -16,7 +16,14 @@ from choreo.plan import (
 )
 from choreo.ports import Seen
 from choreo.step.delivery import Delivery, Role
-from choreo.step.gates import ABSENT, UndoGate, gate_subject, members_of, written
+from choreo.step.gates import (
+    ABSENT,
+    UndoGate,
+    closed_expectation,
+    gate_subject,
+    members_of,
+    written,
+)
 from choreo.step.parking import frozen
 from choreo.step.publish import as_stamped, note
 
@@ -61,12 +68,7 @@ def _open(d: Delivery, key: GateKey, seen: Seen, now: float) -> list[Change]:
 
 def _close(d: Delivery, key: GateKey, seen: Seen, now: float) -> list[Change]:
     del d, now
-    gate = seen.gates.get(key, ABSENT)
-    if gate.closed:
-        return []
-    members = members_of(gate)
-    timers = [CancelTimer(bytes.fromhex(timer)) for timer in members.get("timers", ())]
-    return [written(key, gate, members, closed=True), *timers]
+    return closed_expectation(key, seen)
 
 
 # ── joins ────────────────────────────────────────────────────────────────────────────────
