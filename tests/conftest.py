@@ -7,6 +7,9 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
+# Contracts are tests in a package: their asserts are shown as those of any test.
+pytest.register_assert_rewrite("choreo.testing.contracts")
+
 # No deadlines: the first example pays for imports and for the disk. A CI run repeats itself.
 settings.register_profile(
     "local", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
