@@ -9,6 +9,7 @@ import time
 
 from choreo.adapters.system import SystemClock
 from choreo.app import open_broker, open_views
+from choreo.cli.running import step_back
 from choreo.tracker import Tracker
 
 __all__ = ["main"]
@@ -16,6 +17,7 @@ __all__ = ["main"]
 
 async def main(folder: str) -> None:
     """Follow the log; at a line on stdin, tell how long it takes to reach its end."""
+    step_back()
     broker = open_broker(folder)
     views = open_views(folder)
     tracker = Tracker(broker, views, SystemClock())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,10 @@ from choreo.cli.settings import Settings
 from choreo.ports import Broker, Clock, ViewStore
 from choreo.tracker import Tracker
 
-__all__ = ["clock", "develop", "run_services", "run_tracker", "source_files"]
+__all__ = ["clock", "develop", "run_services", "run_tracker", "source_files", "step_back"]
 
 LOOK_S = 0.3
+NICE = 10
 STOP_WITHIN_S = 20.0
 SOURCES = ("*.py", "*.sql")
 
@@ -73,8 +75,15 @@ async def _ended(*tasks: asyncio.Task[None]) -> None:
 
 
 def run_tracker(settings: Settings) -> None:
-    """Keep the views up to date until SIGTERM or SIGINT."""
+    """Keep the views up to date until SIGTERM or SIGINT, after whoever has work to do."""
+    step_back()
     execute(_track(open_broker(settings.folder), open_views(settings.folder), settings))
+
+
+def step_back() -> None:
+    """Lower this process's priority: watching must not take time from what is watched."""
+    if hasattr(os, "nice"):
+        os.nice(NICE)
 
 
 async def _track(broker: Broker, views: ViewStore, settings: Settings) -> None:
