@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from choreo.codec import decode
@@ -166,12 +166,7 @@ def claim(d: Delivery) -> tuple[Change, ...]:
     """Give the row that a step in a transaction begins with, where only that decides."""
     if not d.route.unseen or d.seen is not None:
         return ()
-    return (
-        new(
-            Settle,
-            (d.name, d.subject, Status.DONE, d.payload_hash, d.source, None, None, False),
-        ),
-    )
+    return (_settle(d, Status.DONE),)
 
 
 def skipped(d: Delivery, seen: Seen, now: float) -> Plan:
@@ -197,13 +192,18 @@ def intent(d: Delivery, seen: Seen, now: float) -> list[Change]:
     if before_run(d, seen, now) is not None:
         raise StepVoid
     changes: list[Change] = []
+    for gate in _effect_gates(d, seen):
+        gate.intend(d)
+        changes += gate.changes(d)
+    return changes
+
+
+def _effect_gates(d: Delivery, seen: Seen) -> Iterator[UndoGate]:
+    """Give the scopes, as they were seen, that this step may add an effect to."""
     for handler in d.route.effects:
         for key in seen.gates:
             if key.kind == "undo" and key.name == handler.name:
-                gate = UndoGate(handler, key, seen)
-                gate.intend(d)
-                changes += gate.changes(d)
-    return changes
+                yield UndoGate(handler, key, seen)
 
 
 # ── after ────────────────────────────────────────────────────────────────────────────────
@@ -227,23 +227,19 @@ def after_run(
     spec = route.direct.get(type(result))
     if spec is not None and not route.gated and state is None and d.timer is None:
         record = event_record(d, spec, result, 0, now, flow=flow)  # type: ignore[arg-type]
-        settle = new(
-            Settle,
-            (d.name, d.subject, Status.DONE, d.payload_hash, d.source, d.seen, None, False),
-        )
         d.simple = d.seen is None and d.due_key is None
-        return new(Plan, (d.owned, (settle, new(Publish, (record,))), None, None))
+        changes = (_settle(d, Status.DONE), new(Publish, (record,)))
+        return new(Plan, (d.owned, changes, None, None))
     left = _Left(d, seen, now, flow or flow_of(d.record))
     for n, output in enumerate(route.handler.signature.outputs.take(result)):
         left.take(n, output)
-    changes: list[Change] = [_settle(d, Status.DONE), *finish_timer(d)]
-    changes += left.changes()
+    more: list[Change] = [_settle(d, Status.DONE), *finish_timer(d), *left.changes()]
     if state is not None:
-        changes += _saved(d, seen, state)
-    if not any(type(change) is Publish for change in changes):
+        more += _saved(d, seen, state)
+    if not any(type(change) is Publish for change in more):
         dues = [change.due for change in left.timers if isinstance(change, SetTimer)]
-        changes.append(Publish(note(d, "done", now, due=min(dues, default=None))))
-    return Plan(d.owned, tuple(changes))
+        more.append(Publish(note(d, "done", now, due=min(dues, default=None))))
+    return Plan(d.owned, tuple(more))
 
 
 class _Left:
@@ -309,11 +305,9 @@ class _Left:
     def _undo_gates(self) -> list[tuple[UndoGate, list[Record]]]:
         """Give the scopes that this step adds effects to, lets go of, or closes."""
         route = self.d.route
-        found: dict[tuple[Handler, GateKey], list[Record]] = {}
-        for key in self.seen.gates:
-            for handler in route.effects:
-                if key[:2] == ("undo", handler.name):
-                    found[handler, key] = []
+        found: dict[tuple[Handler, GateKey], list[Record]] = {
+            (gate.handler, gate.key): [] for gate in _effect_gates(self.d, self.seen)
+        }
         for record, event in self.records:
             spec = route.outputs[type(event)]
             for handler in (*spec.effects, *spec.triggers):
@@ -444,14 +438,9 @@ def _given_up(d: Delivery, seen: Seen, now: float, reason: str, about: dict[str,
 def _release(d: Delivery, seen: Seen) -> list[Change]:
     """Let go of the undo gates: this delivery will not add an effect any more."""
     changes: list[Change] = []
-    if not d.intended and not d.route.effects:
-        return changes
-    for handler in d.route.effects:
-        for key in seen.gates:
-            if key.kind == "undo" and key.name == handler.name:
-                gate = UndoGate(handler, key, seen)
-                gate.ended(d)
-                changes += gate.changes(d)
+    for gate in _effect_gates(d, seen):
+        gate.ended(d)
+        changes += gate.changes(d)
     return changes
 
 
@@ -468,7 +457,7 @@ def parked_behind(d: Delivery) -> Plan:
 
 
 def _settle(d: Delivery, status: Status, parked: Parked | None = None) -> Settle:
-    return Settle(d.name, d.subject, status, d.payload_hash, d.source, d.seen, parked)
+    return new(Settle, (d.name, d.subject, status, d.payload_hash, d.source, d.seen, parked, False))
 
 
 def void(record: Record) -> bool:

@@ -166,6 +166,10 @@ class Delivery:
         self.subject = subject
         self.source = source
 
+    def see_more(self, keys: tuple[GateKey, ...]) -> None:
+        """Have these gates loaded, too, from now on."""
+        self.more = (*self.more, *keys)
+
     @property
     def intended(self) -> bool:
         """Tell whether this delivery ever began an outside call."""

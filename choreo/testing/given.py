@@ -164,7 +164,7 @@ class Given:
                 if isinstance(applied, BaseException):
                     raise applied
             except MoreGates as more:
-                d.more = (*d.more, *more.keys)
+                d.see_more(more.keys)
                 (d.loaded,) = await store.load([want(d)])
             else:
                 return plan

@@ -117,8 +117,10 @@ class Caller:
     async def run(self, d: Delivery, begun: float) -> Plan:
         """Run the handler of `d`; raises what it raises. `begun` by `clock.elapsed`."""
         route = d.route
-        if route.unseen and route.pair:
-            return await self._run_pair(d, begun)
+        if route.unseen and route.pair:  # nothing else to be made: straight on
+            pair = _MovingTx(None)
+            called = route.handler.fn(self._event(d, 0), pair)
+            return await self._in_tx(d, None, pair, called, begun)
         context = self._context(d) if route.context else None
         tx = _MovingTx(context) if route.tx else None
         state = self._state(d) if route.state is not None else None
@@ -131,20 +133,23 @@ class Caller:
         elif tx is None:
             result = await fn(*arguments)
         else:
-            until = _UntilTx(fn(*arguments))
-            result = await until
-            if until.moved:
-                return self._section(d, context, tx, until, begun)
+            return await self._in_tx(d, context, tx, fn(*arguments), begun)
         return self._decided(d, context, result, begun)
 
-    async def _run_pair(self, d: Delivery, begun: float) -> Plan:
-        """Run a handler that takes its event and a Tx, and nothing else."""
-        tx = _MovingTx(None)
-        until = _UntilTx(d.route.handler.fn(self._event(d, 0), tx))
+    async def _in_tx(
+        self,
+        d: Delivery,
+        context: Context | None,
+        tx: _MovingTx,
+        coroutine: Coroutine[Any, Any, Any],
+        begun: float,
+    ) -> Plan:
+        """Run a handler up to its Tx's first statement; the rest is the plan's section."""
+        until = _UntilTx(coroutine)
         result = await until
         if until.moved:
-            return self._section(d, None, tx, until, begun)
-        return self._decided(d, None, result, begun)
+            return self._section(d, context, tx, until, begun)
+        return self._decided(d, context, result, begun)
 
     def _decided(self, d: Delivery, context: Context | None, result: object, begun: float) -> Plan:
         if context is not None:

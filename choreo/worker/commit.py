@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from choreo.errors import ChoreoError, FencedError
-from choreo.plan import Change, Parked, Plan, SetTimer, Settle, Status
+from choreo.plan import Change, Plan, SetTimer, Settle, Status
 from choreo.ports import UNWRITTEN, Applied
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
 from choreo.worker.lane import Lane
@@ -88,11 +88,7 @@ class Committer:
         """What the store could not write is no failure of the handler: it costs no attempt."""
         pipeline = self._pipeline
         log.error("%s could not be recorded, it is tried again: %s", d.route.name, error)
-        pipeline.delayed += 1
-        try:
-            await pipeline.sleep(pipeline.limits.outage_s)
-        finally:
-            pipeline.delayed -= 1
+        await pipeline.put_off(pipeline.limits.outage_s)
         if plan.section is not None:
             pipeline.load(d)
         else:
@@ -126,7 +122,7 @@ class Committer:
             try:
                 plan = after_run(d, d.loaded, d.result, now, flow=d.flow, state=d.state)
             except MoreGates as more:
-                d.more = (*d.more, *more.keys)
+                d.see_more(more.keys)
                 self._look_and_decide(d)
             except Exception as exc:  # noqa: BLE001 - as if the handler had raised it
                 await self._runners.undo_and_fail(d, exc)
@@ -161,18 +157,19 @@ class Committer:
         if d.due_key is not None:
             lane.running_due.discard(d.due_key)
         chain = (d.route.name, d.chain_text())
-        own = _own_parking(changes)
+        own = _own_settle(changes)
         dues = [
             change.parked.due
             for change in changes
             if type(change) is Settle and change.parked and change.parked.due is not None
         ]
         dues += [change.due for change in changes if type(change) is SetTimer]
-        if chain[1] and d.seen is None and own is not None:
-            if own.due is None and lane.held[chain] == 0:
+        parked = own.parked if own is not None and own.status is Status.PARKED else None
+        if chain[1] and d.seen is None and parked is not None:
+            if parked.due is None and lane.held[chain] == 0:
                 dues.append(0.0)  # what it was to wait for has been settled meanwhile
             lane.held[chain] += 1
-        elif chain[1] and d.seen is not None and _settles(changes):
+        elif chain[1] and d.seen is not None and own is not None and parked is None:
             lane.held[chain] -= 1
             if lane.held[chain] > 0:
                 dues.append(0.0)  # the store let the next one of the chain go
@@ -200,17 +197,9 @@ def _not_the_handlers(plan: Plan, error: ChoreoError) -> bool:
     return plan.section is None or error.transient or error.code == UNWRITTEN
 
 
-def _settles(changes: Sequence[Change]) -> bool:
-    """Tell whether these changes end the delivery itself; it may have ended before."""
-    return any(
-        type(change) is Settle and not change.spawn and change.status is not Status.PARKED
-        for change in changes
-    )
-
-
-def _own_parking(changes: Sequence[Change]) -> Parked | None:
-    """Give how these changes park the delivery itself, if they do."""
+def _own_settle(changes: Sequence[Change]) -> Settle | None:
+    """Give what these changes make of the delivery itself; it may have ended before."""
     for change in changes:
-        if type(change) is Settle and not change.spawn and change.status is Status.PARKED:
-            return change.parked
+        if type(change) is Settle and not change.spawn:
+            return change
     return None

@@ -71,7 +71,6 @@ class Pipeline:
         self.in_flight = 0
         self.delayed = 0  # wait for their time
         self.behind = 0  # wait behind another one of their chain
-        self.running = 0
         self.sleeping = 0
         self.failure: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,6 +140,14 @@ class Pipeline:
             await self.clock.sleep(delay_s)
         finally:
             self.sleeping -= 1
+
+    async def put_off(self, delay_s: float) -> None:
+        """Sleep on behalf of a delivery that is not busy meanwhile."""
+        self.delayed += 1
+        try:
+            await self.sleep(delay_s)
+        finally:
+            self.delayed -= 1
 
     async def sleep_or(self, event: asyncio.Event, delay_s: float) -> None:
         """Sleep until the event is set."""

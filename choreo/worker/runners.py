@@ -76,7 +76,6 @@ class Runners:
         d.simple = False
         d.started = clock.now()
         begun = clock.elapsed()
-        pipeline.running += 1
         try:
             if route.plain:
                 record = d.record
@@ -89,7 +88,7 @@ class Runners:
             else:
                 plan = await self._timed_run(d, begun, route.handler.timeout_s)
         except MoreGates as more:
-            d.more = (*d.more, *more.keys)
+            d.see_more(more.keys)
             self._pipeline.decide_again(d)
         except StepVoid:
             pipeline.load(d)
@@ -105,12 +104,10 @@ class Runners:
             await self.undo_and_fail(d, exc)
         else:
             pipeline.finish(d, plan)
-        finally:
-            pipeline.running -= 1
 
     def look_again(self, d: Delivery, more: MoreGates) -> None:
         """Begin again with more gates in sight: a section was rolled back."""
-        d.more = (*d.more, *more.keys)
+        d.see_more(more.keys)
         self._pipeline.load(d)
 
     # ── time-outs ────────────────────────────────────────────────────────────────────────
@@ -181,12 +178,7 @@ class Runners:
         self._pipeline.spawn(self._again(d, verdict.again_s), "again")
 
     async def _again(self, d: Delivery, delay_s: float) -> None:
-        pipeline = self._pipeline
         d.attempt += 1
-        pipeline.delayed += 1
-        try:
-            await pipeline.sleep(delay_s)
-        finally:
-            pipeline.delayed -= 1
+        await self._pipeline.put_off(delay_s)
         d.error = None
-        pipeline.load(d)
+        self._pipeline.load(d)

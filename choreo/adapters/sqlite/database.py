@@ -416,4 +416,4 @@ def retried(fn: Callable[[], T]) -> T:
             code = (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF
             if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > last:
                 raise
-        time.sleep(BUSY_RETRY_S)
+        time.sleep(BUSY_RETRY_S)  # in a thread of ours: no loop is held up
