@@ -22,6 +22,7 @@ from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.adapters.system import SystemClock
 from choreo.codec import JSON_TYPE, encode
 from choreo.context import State
+from choreo.environment import adopt_dotenv
 from choreo.errors import ChoreoError, ConfigurationError
 from choreo.events import (
     CONTENT_TYPE,
@@ -362,13 +363,15 @@ def database_path(folder: str | Path | None = None) -> str:
     url = os.environ.get("CHOREO_BROKER")
     if not url:
         return str(Path(FOLDER) / FILE)
-    if not url.startswith("sqlite:///"):
+    path = url.removeprefix("sqlite:///")
+    if path == url or not path:
+        scheme = url.partition("://")[0] if "://" in url else url  # the rest may hold a password
         raise ConfigurationError(
-            f"CHOREO_BROKER={url!r} is no deployment that this version has",
+            f"CHOREO_BROKER: {scheme!r} is no deployment that this version has",
             code="CH1014",
             fix="use sqlite:///path/choreo.db",
         )
-    return url.removeprefix("sqlite:///")
+    return path
 
 
 def run(*services: Service) -> None:
@@ -381,6 +384,7 @@ def run(*services: Service) -> None:
             await app.serve()
 
     try:
+        adopt_dotenv()
         asyncio.run(main())
     except ChoreoError as exc:
         sys.stderr.write(f"error: {exc}\n")

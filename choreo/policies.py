@@ -7,6 +7,7 @@ production does.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from choreo.errors import ConfigurationError
@@ -32,12 +33,18 @@ class Retry:
 
     def __post_init__(self) -> None:
         """Refuse values that no schedule can be made of."""
+        listed = self.never if isinstance(self.never, tuple) else (self.never,)
+        classes = all(isinstance(one, type) and issubclass(one, BaseException) for one in listed)
         wrong = (
-            ("attempts_max must be at least 1", self.attempts_max < 1),
-            ("first_s must not be negative", not self.first_s >= 0),
-            ("factor must be at least 1", not self.factor >= 1),
-            ("jitter must lie in 0..1", not 0 <= self.jitter <= 1),
-            ("longest_s must not be negative", not self.longest_s >= 0),
+            (
+                "attempts_max must be a whole number from 1 on",
+                not _within(self.attempts_max, 1, whole=True),
+            ),
+            ("first_s must be seconds from 0 on", not _within(self.first_s, 0)),
+            ("factor must be at least 1", not _within(self.factor, 1)),
+            ("jitter must lie in 0..1", not _within(self.jitter, 0, 1)),
+            ("longest_s must be seconds from 0 on", not _within(self.longest_s, 0)),
+            ("never must hold classes of exceptions", not classes),
         )
         for what, bad in wrong:
             if bad:
@@ -56,6 +63,15 @@ class Retry:
     def retryable(self, error: BaseException) -> bool:
         """Tell whether an attempt that failed like this may be made again at all."""
         return not isinstance(error, self.never)
+
+
+def _within(value: object, least: float, most: float = math.inf, *, whole: bool = False) -> bool:
+    """Tell whether it is a finite number within bounds; True and False are none."""
+    number = isinstance(value, int) or (isinstance(value, float) and not whole)
+    if not number or isinstance(value, bool):
+        return False
+    assert isinstance(value, (int, float))
+    return math.isfinite(value) and least <= value <= most
 
 
 UNKNOWN_OUTCOME = Retry(attempts_max=1, first_s=0.2, factor=2.0, jitter=0.2, longest_s=60.0)

@@ -17,6 +17,7 @@ from choreo.cli.publishing import publish_file, publish_one
 from choreo.cli.reading import SHOWN, list_flows, show_flow, since
 from choreo.cli.running import clock, develop, run_services, run_tracker
 from choreo.cli.settings import Settings
+from choreo.environment import adopt_dotenv
 from choreo.errors import ChoreoError
 from choreo.ports import FlowFilter
 
@@ -46,6 +47,12 @@ Folder = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@app.callback()
+def _begin() -> None:
+    adopt_dotenv()
+    Settings().check()
 
 
 @app.command()

@@ -92,6 +92,8 @@ async def _track(broker: Broker, views: ViewStore, settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, tracker.stop)
     try:
+        await broker.ensure(())  # what can not be opened is told first, and alone
+        await views.position()
         say(f"following {settings.database}; Ctrl-C ends it")
         await tracker.run()
     finally:

@@ -1,21 +1,36 @@
-"""Settings of the command line: flags, then the environment, then `[tool.choreo]`."""
+"""Settings: flags, then `CHOREO_…` of the environment, `.env`, `[tool.choreo]`, the default.
+
+What is not understood is refused, wherever it stands: a name that nobody reads is a setting
+that somebody believes in.
+"""
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from choreo.app import database_path
+from choreo.environment import DOTENV, PREFIX, check_variable, dotenv, known, wrong
 from choreo.errors import ConfigurationError
 
-__all__ = ["Settings"]
+__all__ = ["Setting", "Settings"]
 
 PROJECT = "pyproject.toml"
+TABLE: Mapping[str, type] = {"folder": str, "invariants": list, "modules": list}
+"""What `[tool.choreo]` may hold."""
+
+
+class Setting(NamedTuple):
+    """One setting as it holds: its name, its value, and where that was found."""
+
+    name: str
+    value: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -40,18 +55,25 @@ class Settings:
             raise _unreadable(exc) from exc
         if not isinstance(table, dict):
             raise _unreadable("[tool.choreo] is no table")
+        for name, value in table.items():
+            _check_entry(name, value)
         return table
+
+    def check(self) -> None:
+        """Look at every setting; raises ConfigurationError for the first that is wrong."""
+        for name in os.environ:
+            check_variable(name, "the environment")
+        _ = self.folder, self.database, self.modules, self.invariants
 
     @property
     def folder(self) -> str | None:
         """Where the files are; None leaves it to the environment and the default."""
         if self.folder_flag is not None:
             return str(self.folder_flag)
+        table = self._table
         if os.environ.get("CHOREO_BROKER"):
             return None
-        folder = self._table.get("folder")
-        if folder is not None and not isinstance(folder, str):
-            raise _unreadable("folder is no text")
+        folder: str | None = table.get("folder")
         return folder
 
     def log_exists(self) -> bool:
@@ -69,10 +91,7 @@ class Settings:
     @property
     def modules(self) -> tuple[str, ...]:
         """The modules that declare services."""
-        if self.modules_flag:
-            return tuple(self.modules_flag)
-        from_environment = os.environ.get("CHOREO_MODULES", "").replace(",", " ").split()
-        return tuple(from_environment) or self._names("modules")
+        return tuple(self.modules_flag) or self._names("modules")
 
     @property
     def invariants(self) -> tuple[str, ...]:
@@ -80,13 +99,48 @@ class Settings:
         return self._names("invariants")
 
     def _names(self, setting: str) -> tuple[str, ...]:
-        found = self._table.get(setting, [])
-        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-            raise _unreadable(f"{setting} is no list of texts")
-        return tuple(found)
+        from_environment = os.environ.get(_variable(setting), "").replace(",", " ").split()
+        return tuple(from_environment) or tuple(self._table.get(setting, ()))
+
+    def shown(self) -> list[Setting]:
+        """Give every setting as it holds, and where it comes from."""
+        flags = {"database": self.folder_flag is not None, "modules": bool(self.modules_flag)}
+        named = (
+            ("database", str(self.database), "CHOREO_BROKER", "folder"),
+            ("modules", " ".join(self.modules), "CHOREO_MODULES", "modules"),
+            ("invariants", " ".join(self.invariants), "CHOREO_INVARIANTS", "invariants"),
+        )
+        written = dotenv()
+        found = []
+        for name, value, variable, entry in named:
+            if flags.get(name):
+                where = "flag"
+            elif os.environ.get(variable):
+                by_file = written.get(variable) == os.environ[variable]
+                where = f"{DOTENV} {variable}" if by_file else variable
+            else:
+                where = f"[tool.choreo] {entry}" if entry in self._table else "default"
+            found.append(Setting(name, value, where))
+        return found
+
+
+def _check_entry(name: str, value: object) -> None:
+    if name not in TABLE:
+        raise wrong(
+            f"[tool.choreo] {name} is no setting that this version has",
+            known(name, TABLE),
+            file=PROJECT,
+        )
+    if TABLE[name] is str:
+        if not isinstance(value, str) or not value:
+            raise _unreadable(f"[tool.choreo] {name} is no text")
+    elif not isinstance(value, list) or not all(one and isinstance(one, str) for one in value):
+        raise _unreadable(f"[tool.choreo] {name} is no list of texts")
+
+
+def _variable(setting: str) -> str:
+    return PREFIX + setting.upper()
 
 
 def _unreadable(why: object) -> ConfigurationError:
-    return ConfigurationError(
-        f"{PROJECT} can not be read: {why}", code="CH1014", fix="correct the file", file=PROJECT
-    )
+    return wrong(f"{PROJECT} can not be read: {why}", "correct the file", file=PROJECT)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from choreo.errors import ConfigurationError
 from choreo.events import Event
+from choreo.policies import Retry
 from choreo.service.declared import Handler, Kind
 from choreo.service.signature import Param, ParamKind, Signature, events_of
 
@@ -26,6 +28,10 @@ def check_handler(handler: Handler) -> None:  # noqa: C901 - a list of checks, n
             handler=name,
         )
     _check_listed(handler)
+    if not isinstance(handler.retry, Retry):
+        raise ConfigurationError(
+            "retry= takes a Retry", code="CH1011", fix="write Retry(attempts_max=…)", handler=name
+        )
     if handler.timeout_s is not None:
         check_seconds(handler.timeout_s, "timeout_s", name)
     if handler.within_s is not None:
@@ -86,9 +92,13 @@ def _check_why(params: tuple[Param, ...], triggers: tuple[type[Event], ...], nam
 
 def check_seconds(value: float, what: str, name: str) -> None:
     """Refuse a duration that is none."""
-    if not value > 0:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
         raise ConfigurationError(
-            f"{what} must be more than 0 seconds", code="CH1011", fix="correct it", where=name
+            f"{what} must be more than 0 seconds, and not for ever",
+            code="CH1011",
+            fix="correct it",
+            where=name,
         )
 
 

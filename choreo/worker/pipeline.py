@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
-from choreo.errors import ChoreoError
+from choreo.errors import ChoreoError, ConfigurationError
 from choreo.plan import Plan
 from choreo.ports import Clock, Store
 from choreo.step import Delivery
@@ -47,6 +48,24 @@ class Limits:
     outage_s: float = 0.5
     switch_interval_s: float | None = 0.0005
     gc_threshold: int | None = 50_000
+
+    def __post_init__(self) -> None:
+        """Refuse what no worker can run with; only `drain_s` may be 0."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value is None and "None" in str(one.type):
+                continue
+            seconds = one.name.endswith("_s")
+            number = isinstance(value, (int, float) if seconds else int)
+            large = number and (0 < value < math.inf or (one.name == "drain_s" and value == 0))
+            if not large or isinstance(value, bool):
+                what = "seconds, more than 0" if seconds else "a whole number from 1 on"
+                raise ConfigurationError(
+                    f"Limits: {one.name} must be {what}",
+                    code="CH1011",
+                    fix="correct the value",
+                    value=repr(value),
+                )
 
 
 class Pipeline:

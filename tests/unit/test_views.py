@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from choreo.adapters.sqlite.viewrows import packed, unpacked
+from choreo.adapters.sqlite.viewrows import VERSION, packed, unpacked
 from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.errors import BrokerClosedError, StoreConflictError, StoreError
 from choreo.events import Record, root_id
@@ -276,16 +276,13 @@ async def test_a_path_that_can_not_be_opened_is_named(tmp_path: Path) -> None:
     assert (await refused(tmp_path / "views.db")).code == "CH4004"
 
 
-async def test_views_of_another_version_are_made_anew(tmp_path: Path) -> None:
+async def test_views_of_an_older_version_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = SqliteViewStore(tmp_path / "views.db")
     await fill(store)
     await store.close()
-
-    def age() -> None:
-        with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
-            connection.execute("PRAGMA user_version=99")
-
-    await asyncio.to_thread(age)
+    monkeypatch.setattr("choreo.adapters.sqlite.views.VERSION", VERSION + 1)
     store = SqliteViewStore(tmp_path / "views.db")
     assert await store.position() == (0, "")
     await store.close()

@@ -144,16 +144,7 @@ class Database:
 
     def connect(self) -> sqlite3.Connection:
         """Open a connection of our own settings."""
-        if not self.memory:
-            try:
-                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-            except OSError as exc:
-                raise StoreError(
-                    f"its folder can not be made: {exc.strerror}",
-                    code="CH4004",
-                    fix="make it writable for this user, or name another",
-                    at=self.path,
-                ) from exc
+        make_folder(self.path)
         connection = sqlite3.connect(
             self.path,
             timeout=0,
@@ -182,23 +173,7 @@ class Database:
         connection.execute("COMMIT")
 
     def _version(self, connection: sqlite3.Connection) -> int:
-        """Give the version of our tables, 0 in an empty file; refuse a file that is not ours."""
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > VERSION:
-            raise StoreError(
-                f"the file has version {version}, this choreo knows up to {VERSION}",
-                code="CH4005",
-                fix="install the newer choreo that wrote it",
-                file=self.path,
-            )
-        if not version and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            raise StoreError(
-                "the file is a database of something else",
-                code="CH4003",
-                fix="name another file; this one was left as it is",
-                file=self.path,
-            )
-        return version
+        return version_of(connection, self.path, VERSION)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────
 
@@ -348,6 +323,43 @@ class Database:
         while (run := self._reads.get()) is not None:
             run()
         connection.close()
+
+
+def make_folder(path: str) -> None:
+    """Make the folder that a file is to be in."""
+    if path == MEMORY:
+        return
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StoreError(
+            f"its folder can not be made: {exc.strerror}",
+            code="CH4004",
+            fix="make it writable for this user, or name another",
+            at=path,
+        ) from exc
+
+
+def version_of(
+    connection: sqlite3.Connection,
+    path: str,
+    known: int,
+    *,
+    fix: str = "install the newer choreo that wrote it",
+) -> int:
+    """Give the version of our tables, 0 in an empty file; refuse a file that is not ours."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > known:
+        what = f"the file has version {version}, this choreo knows up to {known}"
+        raise StoreError(what, code="CH4005", fix=fix, file=path)
+    if not version and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        raise StoreError(
+            "the file is a database of something else",
+            code="CH4003",
+            fix="name another file; this one was left as it is",
+            file=path,
+        )
+    return version
 
 
 def last_position(connection: sqlite3.Connection) -> int:

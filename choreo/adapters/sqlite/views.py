@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from choreo.adapters.sqlite.bulk import insert_rows, select_rows
-from choreo.adapters.sqlite.database import MEMORY, retried, translated
+from choreo.adapters.sqlite.database import make_folder, retried, translated, version_of
 from choreo.adapters.sqlite.viewrows import (
     NOT_PLAIN,
     PLAIN,
@@ -122,12 +122,12 @@ class SqliteViewStore:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            if self.path != MEMORY:
-                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             connection = sqlite3.connect(
                 self.path, timeout=0, isolation_level=None, check_same_thread=False
             )
             try:
+                retried(lambda: self._version(connection))  # before anything is written
                 retried(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
@@ -145,16 +145,20 @@ class SqliteViewStore:
             self._connection = None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Make the tables; those of another version are dropped, since the log has it all."""
-        if connection.execute("PRAGMA user_version").fetchone() != (VERSION,):
+        """Make the tables; those of an older version are dropped, since the log has it all."""
+        if retried(lambda: self._version(connection)) != VERSION:
             retried(lambda: connection.execute("BEGIN IMMEDIATE"))
-            if connection.execute("PRAGMA user_version").fetchone() != (VERSION,):
+            if self._version(connection) != VERSION:
                 for table in TABLES:
                     connection.execute(f"DROP TABLE IF EXISTS {table}")
                 for statement in SCHEMA.split(";\n"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version={VERSION}")
             connection.execute("COMMIT")
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        fix = "install the newer choreo that wrote it, or delete the file: the log has it all"
+        return version_of(connection, self.path, VERSION, fix=fix)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────
 
