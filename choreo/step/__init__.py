@@ -9,14 +9,10 @@ from choreo.step.compiled import Compiled, compiled
 from choreo.step.decide import (
     MoreGates,
     StepVoid,
-    Verdict,
     after_run,
     before_run,
     claim,
-    failed,
-    final,
     intent,
-    parked_behind,
     route_of,
     skipped,
     subject_event,
@@ -24,6 +20,7 @@ from choreo.step.decide import (
     want,
 )
 from choreo.step.delivery import NOT_RUN, Delivery, Role, Route
+from choreo.step.failing import Verdict, failed, final, parked_behind
 from choreo.step.parking import thawed
 from choreo.step.publish import payload_hash
 

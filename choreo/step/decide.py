@@ -1,56 +1,39 @@
-"""The decisions: before a handler runs, after it ran, after it failed."""
+"""The decisions before a handler runs and after it ran."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
 from choreo.codec import decode
 from choreo.context import State
-from choreo.errors import DecodeError, HandlerError, Later, StoreError, TxOpenError
 from choreo.events import ID, TYPE, VOID, Event, Record, derived_id, id_bytes
 from choreo.plan import (
     CancelTimer,
     Change,
     Gate,
     GateKey,
-    Parked,
     Plan,
     Publish,
     SaveState,
     SetTimer,
-    Settle,
     Status,
 )
-from choreo.policies import UNKNOWN_OUTCOME
 from choreo.ports import Seen, Want
 from choreo.service import After, Cancel, Handler, Kind
 from choreo.step.delivery import Delivery, Role, Route
+from choreo.step.failing import effect_gates, finish_timer, release, settle
 from choreo.step.gates import UndoGate, closed_expectation, gate_scope, members_of
 from choreo.step.marks import decide_mark
-from choreo.step.parking import frozen, frozen_delivery
-from choreo.step.publish import (
-    as_void,
-    dead_letter,
-    describe,
-    event_record,
-    flow_of,
-    note,
-)
+from choreo.step.parking import frozen
+from choreo.step.publish import as_void, event_record, flow_of, note
 
 __all__ = [
-    "INLINE_MAX_S",
     "MoreGates",
     "StepVoid",
-    "Verdict",
     "after_run",
     "before_run",
     "claim",
-    "failed",
-    "final",
-    "finish_timer",
     "intent",
-    "parked_behind",
     "route_of",
     "skipped",
     "subject_event",
@@ -59,8 +42,6 @@ __all__ = [
 ]
 
 new = tuple.__new__  # half the time of a NamedTuple's own constructor, for what is made per step
-INLINE_MAX_S = 0.25
-"""Delays up to this are waited for inside the step; longer ones park the delivery."""
 
 
 class MoreGates(Exception):  # noqa: N818 - a request, not an error
@@ -74,13 +55,6 @@ class MoreGates(Exception):  # noqa: N818 - a request, not an error
 
 class StepVoid(BaseException):
     """The step may not go on: its scope was closed, or it was settled elsewhere."""
-
-
-class Verdict(NamedTuple):
-    """What follows from a failed attempt: a plan, and whether to run again at once."""
-
-    plan: Plan
-    again_s: float | None = None
 
 
 def subject_event(d: Delivery) -> Event:
@@ -146,12 +120,12 @@ def before_run(d: Delivery, seen: Seen, now: float) -> Plan | None:
     base = (route.handler.of or route.handler).name
     for key in closed:
         if key.kind == "expects" and key.name == base:  # what was expected has come
-            return Plan(d.owned, (_settle(d, Status.DONE), *finish_timer(d)))
+            return Plan(d.owned, (settle(d, Status.DONE), *finish_timer(d)))
         undone = key.kind == "undo" and any(h.name == key.name for h in route.effects)
         if (undone or (key.kind == "unless" and key.name == mine)) and not d.intended:
             reason = f"{'scope closed by' if undone else 'not after'} {_why(seen, key)}"
-            changes = [_settle(d, Status.VOID), *finish_timer(d)]
-            changes += _release(d, seen)
+            changes = [settle(d, Status.VOID), *finish_timer(d)]
+            changes += release(d, seen)
             changes.append(Publish(note(d, "void", now, reason=reason)))
             return Plan(d.owned, tuple(changes))
     return None
@@ -166,7 +140,7 @@ def claim(d: Delivery) -> tuple[Change, ...]:
     """Give the row that a step in a transaction begins with, where only that decides."""
     if not d.route.unseen or d.seen is not None:
         return ()
-    return (_settle(d, Status.DONE),)
+    return (settle(d, Status.DONE),)
 
 
 def skipped(d: Delivery, seen: Seen, now: float) -> Plan:
@@ -192,18 +166,10 @@ def intent(d: Delivery, seen: Seen, now: float) -> list[Change]:
     if before_run(d, seen, now) is not None:
         raise StepVoid
     changes: list[Change] = []
-    for gate in _effect_gates(d, seen):
+    for gate in effect_gates(d, seen):
         gate.intend(d)
         changes += gate.changes(d)
     return changes
-
-
-def _effect_gates(d: Delivery, seen: Seen) -> Iterator[UndoGate]:
-    """Give the scopes, as they were seen, that this step may add an effect to."""
-    for handler in d.route.effects:
-        for key in seen.gates:
-            if key.kind == "undo" and key.name == handler.name:
-                yield UndoGate(handler, key, seen)
 
 
 # ── after ────────────────────────────────────────────────────────────────────────────────
@@ -228,12 +194,12 @@ def after_run(
     if spec is not None and not route.gated and state is None and d.timer is None:
         record = event_record(d, spec, result, 0, now, flow=flow)  # type: ignore[arg-type]
         d.simple = d.seen is None and d.due_key is None
-        changes = (_settle(d, Status.DONE), new(Publish, (record,)))
+        changes = (settle(d, Status.DONE), new(Publish, (record,)))
         return new(Plan, (d.owned, changes, None, None))
     left = _Left(d, seen, now, flow or flow_of(d.record))
     for n, output in enumerate(route.handler.signature.outputs.take(result)):
         left.take(n, output)
-    more: list[Change] = [_settle(d, Status.DONE), *finish_timer(d), *left.changes()]
+    more: list[Change] = [settle(d, Status.DONE), *finish_timer(d), *left.changes()]
     if state is not None:
         more += _saved(d, seen, state)
     if not any(type(change) is Publish for change in more):
@@ -306,7 +272,7 @@ class _Left:
         """Give the scopes that this step adds effects to, lets go of, or closes."""
         route = self.d.route
         found: dict[tuple[Handler, GateKey], list[Record]] = {
-            (gate.handler, gate.key): [] for gate in _effect_gates(self.d, self.seen)
+            (gate.handler, gate.key): [] for gate in effect_gates(self.d, self.seen)
         }
         for record, event in self.records:
             spec = route.outputs[type(event)]
@@ -344,11 +310,6 @@ class _Left:
             raise MoreGates(missing)
 
 
-def finish_timer(d: Delivery) -> list[Change]:
-    """Take away the timer that a delivery came from."""
-    return [] if d.timer is None else [CancelTimer(*d.timer)]
-
-
 def _saved(d: Delivery, seen: Seen, state: State) -> list[Change]:
     value = state.model_dump_json().encode()
     stored = seen.state
@@ -357,107 +318,6 @@ def _saved(d: Delivery, seen: Seen, state: State) -> list[Change]:
     key = str(getattr(state, type(state).__key__))
     kind = f"{d.route.service}.{type(state).__name__}"
     return [SaveState(kind, key, stored.version if stored else 0, value)]
-
-
-# ── failed ───────────────────────────────────────────────────────────────────────────────
-
-
-def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: float) -> Verdict:
-    """Decide what follows from an exception of the handler; `draw` in [0, 1) spreads retries."""
-    handler = d.route.handler
-    if isinstance(error, Later):
-        due = error.due(now)
-        plan = _park(d, due, d.attempt, "", note(d, "waiting", now, due=due))
-        return Verdict(plan)
-    name, text = describe(error)
-    about: dict[str, Any] = {"error": name, "message": text}
-    down = isinstance(error, StoreError) and error.transient
-    if d.unknown or d.owes_undo or down or handler.kind is Kind.COMPENSATE:
-        d.unknowns += 1
-        delay = UNKNOWN_OUTCOME.delay_s(d.attempt, draw)
-    elif d.undoing:
-        return Verdict(_given_up(d, seen, now, "attempts used up", about))
-    elif not _retryable(d, error):
-        return Verdict(_given_up(d, seen, now, "not retryable", about))
-    elif final(d, error):
-        return Verdict(_given_up(d, seen, now, "attempts used up", about))
-    else:
-        delay = handler.retry.delay_s(d.attempt - d.unknowns, draw)
-    due = now + delay
-    said = note(d, "retrying", now, due=due, **about)
-    if delay <= INLINE_MAX_S:
-        return Verdict(Plan(d.owned, (Publish(said),)), delay)
-    return Verdict(_park(d, due, d.attempt + 1, text, said))
-
-
-def _retryable(d: Delivery, error: BaseException) -> bool:
-    """A bug in the code, or bytes that are wrong, does not get better by trying again."""
-    if isinstance(error, (DecodeError, HandlerError, TxOpenError)) and not error.transient:
-        return False
-    return d.route.handler.retry.retryable(error)
-
-
-def final(d: Delivery, error: BaseException) -> bool:
-    """Tell whether this failure is the step's last: its outside calls are to be undone."""
-    if isinstance(error, Later):
-        return False
-    if d.undoing:
-        return True
-    if d.unknown or d.route.handler.kind is Kind.COMPENSATE:
-        return False
-    used_up = d.attempt - d.unknowns >= d.route.handler.retry.attempts_max
-    return used_up or not _retryable(d, error)
-
-
-def _given_up(d: Delivery, seen: Seen, now: float, reason: str, about: dict[str, Any]) -> Plan:
-    stand_in = d.route.otherwise
-    changes: list[Change] = finish_timer(d)
-    changes += _release(d, seen)
-    if stand_in is not None:
-        why = {"reason": reason, "attempts": d.attempt, **about}
-        payload = frozen(d.record, extras=d.extras, failure=why)
-        parked = Parked(d.run, 1, now, "", payload, "")
-        changes += [
-            _settle(d, Status.DONE),
-            Settle(
-                stand_in.name, d.subject, Status.PARKED, d.payload_hash, d.source, None, parked,
-                spawn=True,
-            ),
-            Publish(note(d, "given_up", now, reason=reason, **about)),
-        ]  # fmt: skip
-        return Plan(d.owned, tuple(changes))
-    row = Parked(d.run, d.attempt, None, d.chain_text(), frozen_delivery(d), about["message"])
-    changes += [
-        _settle(d, Status.DEAD, row),
-        Publish(dead_letter(d, now, about)),
-        Publish(note(d, "dead", now, reason=reason, **about)),
-    ]
-    return Plan(d.owned, tuple(changes))
-
-
-def _release(d: Delivery, seen: Seen) -> list[Change]:
-    """Let go of the undo gates: this delivery will not add an effect any more."""
-    changes: list[Change] = []
-    for gate in _effect_gates(d, seen):
-        gate.ended(d)
-        changes += gate.changes(d)
-    return changes
-
-
-def _park(d: Delivery, due: float, attempt: int, error: str, said: Record) -> Plan:
-    row = Parked(d.run, attempt, due, d.chain_text(), frozen_delivery(d), error)
-    changes = (_settle(d, Status.PARKED, row), *finish_timer(d), Publish(said))
-    return Plan(d.owned, changes)
-
-
-def parked_behind(d: Delivery) -> Plan:
-    """Hold a delivery, without an attempt, behind the one before it in its chain."""
-    row = Parked(d.run, d.attempt, None, d.chain_text(), frozen_delivery(d), "")
-    return Plan(d.owned, (_settle(d, Status.PARKED, row),))
-
-
-def _settle(d: Delivery, status: Status, parked: Parked | None = None) -> Settle:
-    return new(Settle, (d.name, d.subject, status, d.payload_hash, d.source, d.seen, parked, False))
 
 
 def void(record: Record) -> bool:

@@ -1,0 +1,155 @@
+"""Failures: what follows from an attempt that failed, and how a delivery is put off or given up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from choreo.errors import DecodeError, HandlerError, Later, StoreError, TxOpenError
+from choreo.events import Record
+from choreo.plan import CancelTimer, Change, Parked, Plan, Publish, Settle, Status
+from choreo.policies import UNKNOWN_OUTCOME
+from choreo.ports import Seen
+from choreo.service import Kind
+from choreo.step.delivery import Delivery
+from choreo.step.gates import UndoGate
+from choreo.step.parking import frozen, frozen_delivery
+from choreo.step.publish import dead_letter, describe, note
+
+__all__ = [
+    "INLINE_MAX_S",
+    "Verdict",
+    "effect_gates",
+    "failed",
+    "final",
+    "finish_timer",
+    "parked_behind",
+    "release",
+    "settle",
+]
+
+new = tuple.__new__  # half the time of a NamedTuple's own constructor, for what is made per step
+INLINE_MAX_S = 0.25
+"""Delays up to this are waited for inside the step; longer ones park the delivery."""
+
+
+class Verdict(NamedTuple):
+    """What follows from a failed attempt: a plan, and whether to run again at once."""
+
+    plan: Plan
+    again_s: float | None = None
+
+
+def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: float) -> Verdict:
+    """Decide what follows from an exception of the handler; `draw` in [0, 1) spreads retries."""
+    handler = d.route.handler
+    if isinstance(error, Later):
+        due = error.due(now)
+        plan = _park(d, due, d.attempt, "", note(d, "waiting", now, due=due))
+        return Verdict(plan)
+    name, text = describe(error)
+    about: dict[str, Any] = {"error": name, "message": text}
+    down = isinstance(error, StoreError) and error.transient
+    if d.unknown or d.owes_undo or down or handler.kind is Kind.COMPENSATE:
+        d.unknowns += 1
+        delay = UNKNOWN_OUTCOME.delay_s(d.attempt, draw)
+    elif d.undoing:
+        return Verdict(_given_up(d, seen, now, "attempts used up", about))
+    elif not _retryable(d, error):
+        return Verdict(_given_up(d, seen, now, "not retryable", about))
+    elif final(d, error):
+        return Verdict(_given_up(d, seen, now, "attempts used up", about))
+    else:
+        delay = handler.retry.delay_s(d.attempt - d.unknowns, draw)
+    due = now + delay
+    said = note(d, "retrying", now, due=due, **about)
+    if delay <= INLINE_MAX_S:
+        return Verdict(Plan(d.owned, (Publish(said),)), delay)
+    return Verdict(_park(d, due, d.attempt + 1, text, said))
+
+
+def _retryable(d: Delivery, error: BaseException) -> bool:
+    """A bug in the code, or bytes that are wrong, does not get better by trying again."""
+    if isinstance(error, (DecodeError, HandlerError, TxOpenError)) and not error.transient:
+        return False
+    return d.route.handler.retry.retryable(error)
+
+
+def final(d: Delivery, error: BaseException) -> bool:
+    """Tell whether this failure is the step's last: its outside calls are to be undone."""
+    if isinstance(error, Later):
+        return False
+    if d.undoing:
+        return True
+    if d.unknown or d.route.handler.kind is Kind.COMPENSATE:
+        return False
+    used_up = d.attempt - d.unknowns >= d.route.handler.retry.attempts_max
+    return used_up or not _retryable(d, error)
+
+
+def _given_up(d: Delivery, seen: Seen, now: float, reason: str, about: dict[str, Any]) -> Plan:
+    stand_in = d.route.otherwise
+    changes: list[Change] = finish_timer(d)
+    changes += release(d, seen)
+    if stand_in is not None:
+        why = {"reason": reason, "attempts": d.attempt, **about}
+        payload = frozen(d.record, extras=d.extras, failure=why)
+        parked = Parked(d.run, 1, now, "", payload, "")
+        changes += [
+            settle(d, Status.DONE),
+            Settle(
+                stand_in.name, d.subject, Status.PARKED, d.payload_hash, d.source, None, parked,
+                spawn=True,
+            ),
+            Publish(note(d, "given_up", now, reason=reason, **about)),
+        ]  # fmt: skip
+        return Plan(d.owned, tuple(changes))
+    row = Parked(d.run, d.attempt, None, d.chain_text(), frozen_delivery(d), about["message"])
+    changes += [
+        settle(d, Status.DEAD, row),
+        Publish(dead_letter(d, now, about)),
+        Publish(note(d, "dead", now, reason=reason, **about)),
+    ]
+    return Plan(d.owned, tuple(changes))
+
+
+def release(d: Delivery, seen: Seen) -> list[Change]:
+    """Let go of the undo gates: this delivery will not add an effect any more."""
+    changes: list[Change] = []
+    for gate in effect_gates(d, seen):
+        gate.ended(d)
+        changes += gate.changes(d)
+    return changes
+
+
+def _park(d: Delivery, due: float, attempt: int, error: str, said: Record) -> Plan:
+    row = Parked(d.run, attempt, due, d.chain_text(), frozen_delivery(d), error)
+    changes = (settle(d, Status.PARKED, row), *finish_timer(d), Publish(said))
+    return Plan(d.owned, changes)
+
+
+def parked_behind(d: Delivery) -> Plan:
+    """Hold a delivery, without an attempt, behind the one before it in its chain."""
+    row = Parked(d.run, d.attempt, None, d.chain_text(), frozen_delivery(d), "")
+    return Plan(d.owned, (settle(d, Status.PARKED, row),))
+
+
+# ── what every decision may need ─────────────────────────────────────────────────────────
+
+
+def settle(d: Delivery, status: Status, parked: Parked | None = None) -> Settle:
+    """Set the delivery's own state."""
+    return new(Settle, (d.name, d.subject, status, d.payload_hash, d.source, d.seen, parked, False))
+
+
+def finish_timer(d: Delivery) -> list[Change]:
+    """Take away the timer that a delivery came from."""
+    return [] if d.timer is None else [CancelTimer(*d.timer)]
+
+
+def effect_gates(d: Delivery, seen: Seen) -> Iterator[UndoGate]:
+    """Give the scopes, as they were seen, that this step may add an effect to."""
+    for handler in d.route.effects:
+        for key in seen.gates:
+            if key.kind == "undo" and key.name == handler.name:
+                yield UndoGate(handler, key, seen)
