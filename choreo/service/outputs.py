@@ -6,18 +6,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from choreo.errors import ConfigurationError, HandlerError
 from choreo.events import Event
 
-__all__ = ["After", "Cancel", "Outputs", "outputs_of"]
+__all__ = ["After", "Cancel", "Outputs", "Way", "outputs_of"]
+
+WAYS_MAX = 64
 
 E_co = TypeVar("E_co", bound=Event, covariant=True)
 
@@ -78,6 +81,19 @@ class _Shape:
     inner: tuple[tuple[_Shape, ...], ...] = ()
 
 
+class Way(NamedTuple):
+    """One of the things that a handler may do: what it publishes now, later, or takes back."""
+
+    now: frozenset[type[Event]] = frozenset()
+    later: frozenset[type[Event]] = frozenset()
+    cancels: bool = False
+
+    def __or__(self, other: object) -> Way:
+        """Do both."""
+        assert isinstance(other, Way)
+        return Way(self.now | other.now, self.later | other.later, self.cancels or other.cancels)
+
+
 class Outputs:
     """What one handler may return."""
 
@@ -92,6 +108,20 @@ class Outputs:
         self.later: frozenset[type[Event]] = frozenset(e for e, form in found if form == "after")
         self.direct = frozenset(shape.event for shape in shapes if shape.form == "one")
         self.silent = any(shape.form == "nothing" for shape in shapes)
+
+    def ways(self) -> tuple[Way, ...]:
+        """List what may come of one step, each combination once.
+
+        Of more than 64, only the least and the most: nothing, each event alone, all.
+        """
+        try:
+            return tuple(dict.fromkeys(_ways(self._shapes)))
+        except OverflowError:
+            alone = [
+                Way(later=frozenset({event})) if event in self.later else Way(frozenset({event}))
+                for event in self.events
+            ]
+            return (Way(), *alone, functools.reduce(Way.__or__, alone))
 
     def take(self, value: object) -> list[Output]:
         """List what was returned; raises HandlerError when the annotation does not name it."""
@@ -121,6 +151,40 @@ def _events_in(shapes: tuple[_Shape, ...]) -> Iterator[tuple[type[Event], str]]:
             yield shape.event, shape.form
         for inner in shape.inner:
             yield from _events_in(inner)
+
+
+def _ways(shapes: tuple[_Shape, ...]) -> list[Way]:
+    """Raises OverflowError when there are too many to list."""
+    found: list[Way] = []
+    for shape in shapes:
+        found += _ways_of(shape)
+    found = list(dict.fromkeys(found))
+    if len(found) > WAYS_MAX:
+        raise OverflowError
+    return found
+
+
+def _ways_of(shape: _Shape) -> list[Way]:
+    if shape.form == "one":
+        assert shape.event is not None
+        return [Way(frozenset({shape.event}))]
+    if shape.form == "after":
+        assert shape.event is not None
+        return [Way(later=frozenset({shape.event}))]
+    if shape.form == "cancel":
+        return [Way(cancels=True)]
+    made = [Way()]
+    if shape.form == "both":
+        for inner in shape.inner:
+            made = list(dict.fromkeys(one | other for one in made for other in _ways(inner)))
+            if len(made) > WAYS_MAX:
+                raise OverflowError
+    elif shape.form == "many":  # none, or any of them in any company
+        for way in _ways(shape.inner[0]):
+            made = list(dict.fromkeys((*made, *(one | way for one in made))))
+            if len(made) > WAYS_MAX:
+                raise OverflowError
+    return made
 
 
 def _matches(value: object, shapes: tuple[_Shape, ...], found: list[Output]) -> bool:

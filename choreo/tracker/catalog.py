@@ -5,66 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from choreo.topology import FlowDeclared, HandlerDeclared, ManifestDeclared, declared_in
 
 __all__ = ["Catalog", "FlowDeclared", "HandlerDeclared"]
-
-
-class _Declared(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class _Retry(_Declared):
-    attempts_max: int = 0
-
-
-class HandlerDeclared(_Declared):
-    """One handler of a manifest; event types by their full names.
-
-    `slots` are the parameters of a join: which types, and whether it may be missing.
-    """
-
-    name: str
-    kind: str
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    later: frozenset[str] = frozenset()
-    silent: bool = False
-    on: tuple[str, ...] = ()
-    nothing: str | None = None
-    of: str | None = None
-    unless: tuple[str, ...] = ()
-    by: tuple[str, ...] = ()
-    within_s: float | None = None
-    slots: tuple[tuple[tuple[str, ...], bool], ...] = ()
-    retry: _Retry = _Retry()
-
-    @property
-    def gives(self) -> frozenset[str]:
-        """Every type that it may publish."""
-        return frozenset(self.outputs) | ({self.nothing} if self.nothing else frozenset())
-
-
-class FlowDeclared(_Declared):
-    """One flow of a manifest."""
-
-    name: str
-    starts: str
-    ends: tuple[str, ...]
-    deadline_s: float | None = None
-    overdue: str | None = None
-
-
-class _Manifest(_Declared):
-    service: str
-    handlers: tuple[HandlerDeclared, ...] = ()
-    flows: tuple[FlowDeclared, ...] = ()
 
 
 class Catalog:
     """All handlers and flows that are known. The order of the manifests does not matter."""
 
-    def __init__(self, manifests: Iterable[_Manifest] = ()) -> None:
+    def __init__(self, manifests: Iterable[ManifestDeclared] = ()) -> None:
         """Index what the manifests declare."""
         ordered = sorted(manifests, key=lambda one: one.service)
         self.handlers: dict[str, HandlerDeclared] = {
@@ -98,12 +47,7 @@ class Catalog:
     @classmethod
     def of(cls, manifests: Mapping[str, Mapping[str, Any]]) -> Catalog:
         """Read manifests by service name. One that is not ours, or broken, says nothing."""
-        found = []
-        for document in manifests.values():
-            try:
-                found.append(_Manifest.model_validate(document.get("x-choreo")))
-            except (ValidationError, AttributeError):
-                continue
+        found = filter(None, map(declared_in, manifests.values()))
         return cls(found)
 
     def _of_kind(self, kind: str) -> tuple[HandlerDeclared, ...]:

@@ -1,5 +1,7 @@
 """What a handler may return: every form of the grammar, and every value that is not named."""
 
+import functools
+import operator
 import typing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -172,3 +174,43 @@ def test_after_takes_one_moment_with_a_zone(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         After(a, **wrong)
     assert caught.value.code == "CH1011"
+
+
+def told(annotation: object) -> list[str]:
+    """Write the ways of an annotation: names, later ones in brackets, ! for what takes back."""
+    return [
+        " ".join(
+            sorted(event.__name__ for event in way.now)
+            + sorted(f"({event.__name__})" for event in way.later)
+            + ["!"] * way.cancels
+        )
+        for way in read(annotation).ways()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "ways"),
+    [
+        (A, ["A"]),
+        (A | B | None, ["A", "B", ""]),
+        (None, [""]),
+        (tuple[A, B], ["A B"]),
+        (tuple[A, B | None], ["A B", "A"]),
+        (list[A], ["", "A"]),
+        (list[A | B], ["", "A", "B", "A B"]),
+        (tuple[A, After[B]] | Cancel, ["A (B)", "!"]),
+        (tuple[A, A], ["A"]),
+    ],
+)
+def test_every_way_is_listed_once(annotation: object, ways: list[str]) -> None:
+    assert told(annotation) == ways
+
+
+def test_of_too_many_ways_the_least_and_the_most_are_listed() -> None:
+    many: list[Any] = [
+        type(f"E{n}", (Event,), {"__module__": __name__}, topic="unit.outputs") for n in range(7)
+    ]
+    ways = told(list[functools.reduce(operator.or_, many)])  # type: ignore[misc]
+    assert ways[0] == ""
+    assert ways[1:8] == [f"E{n}" for n in range(7)]
+    assert ways[8] == " ".join(f"E{n}" for n in range(7))

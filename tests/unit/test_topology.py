@@ -166,6 +166,14 @@ def test_x_choreo_says_what_the_tracker_needs() -> None:
     assert charge["later"] == ["m.orders.Ordered"]
     assert charge["retry"]["attempts_max"] == 7
     assert charge["retry"]["never"] == ["LookupError"]
+    assert charge["ways"] == [
+        {"now": ["m.pay.Charged"], "later": [], "cancels": False},
+        {"now": [], "later": ["m.orders.Ordered"], "cancels": False},
+        {"now": [], "later": [], "cancels": False},
+    ]
+    module, _, line = charge["at"].partition(":")
+    assert (module, int(line) > 1) == (__name__, True)
+    assert list(ours["views"]) == ["m.orders.Ordered"]  # read as a view, too
     assert both["slots"] == [[["m.orders.Ordered"], False], [["m.pay.Charged"], True]]
     assert (both["within_s"], both["unless"]) == (9, ["m-odd-topic.Odd"])
     assert ours["flows"] == [

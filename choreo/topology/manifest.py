@@ -50,6 +50,7 @@ def manifest(service: Service) -> dict[str, Any]:
             messages[info.type]["summary"] = summary
         channel = channels.setdefault(info.topic, {"address": info.topic, "messages": {}})
         channel["messages"][info.type] = {"$ref": f"#/components/messages/{_pointer(info.type)}"}
+    views = _further_views(service, events, schemas)
     return {
         "asyncapi": "3.0.0",
         "info": {"title": service.name, "version": VERSION},
@@ -61,6 +62,7 @@ def manifest(service: Service) -> dict[str, Any]:
             "service": service.name,
             "handlers": [_handler(handler) for handler in service.handlers.values()],
             "flows": [_flow(flow) for flow in service.flows.values()],
+            "views": views,
         },
     }
 
@@ -99,6 +101,20 @@ def _named(service: Service) -> Iterable[type[Event]]:
             yield flow.overdue
 
 
+def _further_views(
+    service: Service, told: Iterable[type[Event]], schemas: dict[str, Any]
+) -> dict[str, list[Any]]:
+    """Give the schemas of classes that share their type with another one: each reads, too."""
+    views: dict[str, list[Any]] = {}
+    for event in dict.fromkeys(_named(service)):
+        if event not in told:
+            found = views.setdefault(event.__event__.type, [])
+            payload, parts = _schemas(event, f"{event.__event__.type}.view{len(found) + 2}.")
+            schemas.update(parts)
+            found.append(payload)
+    return views
+
+
 def _operations(service: Service) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for handler in service.handlers.values():
@@ -130,10 +146,19 @@ def _handler(handler: Handler) -> dict[str, Any]:
     about: dict[str, Any] = {
         "name": handler.name,
         "kind": handler.kind.value,
+        "at": f"{handler.fn.__module__}:{handler.fn.__code__.co_firstlineno}",
         "inputs": _types(handler.inputs),
         "outputs": _types(outputs.events),
         "later": sorted(_types(outputs.later)),
         "silent": outputs.silent,
+        "ways": [
+            {
+                "now": sorted(_types(way.now)),
+                "later": sorted(_types(way.later)),
+                "cancels": way.cancels,
+            }
+            for way in outputs.ways()
+        ],
         "on": _types(handler.on),
         "nothing": handler.nothing.__event__.type if handler.nothing else None,
         "of": handler.of.name if handler.of else None,
@@ -141,6 +166,7 @@ def _handler(handler: Handler) -> dict[str, Any]:
         "by": list(handler.by),
         "within_s": handler.within_s,
         "timeout_s": handler.timeout_s,
+        "was": list(handler.was),
         "retry": {
             "attempts_max": handler.retry.attempts_max,
             "first_s": handler.retry.first_s,
@@ -186,9 +212,9 @@ def _first_line(thing: object) -> str:
 # ── schemas ──────────────────────────────────────────────────────────────────────────────
 
 
-def _schemas(event: type[Event]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _schemas(event: type[Event], prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """Give the payload's schema, and those it refers to under names of their own."""
-    prefix = f"{event.__event__.type}."
+    prefix = prefix or f"{event.__event__.type}."
     mode: typing.Literal["serialization", "validation"] = (
         "serialization" if event.__event__.key is not None else "validation"
     )
