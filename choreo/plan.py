@@ -111,12 +111,14 @@ class SetTimer(NamedTuple):
 class CancelTimer(NamedTuple):
     """Take a timer back; none of that id is fine.
 
-    With `due`, it has fired: it must still be there with that time, or else it was
-    replaced, cancelled or handled meanwhile, and the plan is a duplicate.
+    With `due` and `payload`, it has fired: it must still be there as it was, or else it was
+    replaced, cancelled or handled meanwhile, and the plan is a duplicate. The time alone
+    does not tell: who sets it anew may set it for the very same moment.
     """
 
     id: bytes
     due: float | None = None
+    payload: bytes = b""
 
 
 class GateKey(NamedTuple):

@@ -133,7 +133,7 @@ class Delivery:
     gave_up = False  # its last attempt has failed: what it did outside is being undone
     unknowns = 0  # attempts that ended with an outcome unknown: they do not use up any
     seen: tuple[int, int] | None = None
-    timer: tuple[bytes, float] | None = None
+    timer: tuple[bytes, float, bytes] | None = None
     payload_hash = b""
     extras: Mapping[str, Record] = MappingProxyType({})
     failure: Mapping[str, Any] | None = None

@@ -58,5 +58,5 @@ def thawed(route: Route, due: Due, owned: Owned) -> Delivery:
         d.attempt = due.parked.attempt
         d.seen = (due.parked.run, due.parked.attempt)
     else:
-        d.timer = (due.subject, due.due)
+        d.timer = (due.subject, due.due, due.payload)
     return d

@@ -164,6 +164,8 @@ class Committer:
             if type(change) is Settle and change.parked and change.parked.due is not None
         ]
         dues += [change.due for change in changes if type(change) is SetTimer]
+        if d.timer is not None and not changes:
+            dues.append(0.0)  # set anew while it fired, perhaps for this very moment: look again
         parked = own.parked if own is not None and own.status is Status.PARKED else None
         if chain[1] and d.seen is None and parked is not None:
             if parked.due is None and lane.held[chain] == 0:

@@ -431,7 +431,8 @@ def _cancel_timer(connection: sqlite3.Connection, change: CancelTimer) -> None:
         connection.execute("DELETE FROM timer WHERE id = ?", (change.id,))
         return
     cursor = connection.execute(
-        "DELETE FROM timer WHERE id = ? AND due = ?", (change.id, change.due)
+        "DELETE FROM timer WHERE id = ? AND due = ? AND payload = ?",
+        (change.id, change.due, change.payload),
     )
     if not cursor.rowcount:
         raise _Lost(Applied.DUPLICATE)

@@ -249,7 +249,7 @@ class WaitingContract:
                 (one,) = found
                 assert (one.handler, one.subject, one.due) == ("contract.late", subject(1), at)
                 assert (one.source, one.payload, one.parked) == (source(3), timer.payload, None)
-            fired = (CancelTimer(subject(1), at), publish("fired"))
+            fired = (CancelTimer(subject(1), at, timer.payload), publish("fired"))
             assert await place.apply(owned, settle(1), *fired) is Applied.DONE
             assert await due(place, owned) == []
             assert await published(place) == ["fired"]
@@ -272,19 +272,20 @@ class WaitingContract:
     async def test_a_timer_that_fired_and_was_replaced_is_not_handled(
         self, make: MakePlace
     ) -> None:
-        """Its plan names the time that it saw; another time, or none, makes a duplicate."""
+        """Its plan names what it saw; another one, were it for the same moment, or none: duplicate."""
         async with opened(make) as place:
             owned = await place.own()
             now = place.clock.now()
             await place.apply(owned, SetTimer(subject(1), now, HANDLER, b"old", source()))
             assert await due(place, owned) == [1]
             await place.apply(owned, SetTimer(subject(1), now + 9, HANDLER, b"new", source()))
-            late = (CancelTimer(subject(1), now), publish("late"))
+            late = (CancelTimer(subject(1), now, b"old"), publish("late"))
             assert await place.apply(owned, settle(5), *late) is Applied.DUPLICATE
-            await place.clock.advance(9)
+            await place.apply(owned, SetTimer(subject(1), now, HANDLER, b"newest", source()))
+            assert await place.apply(owned, settle(5), *late) is Applied.DUPLICATE
             assert await due(place, owned) == [1]
             await place.apply(owned, CancelTimer(subject(1)))
-            gone = (CancelTimer(subject(1), now + 9), publish("gone"))
+            gone = (CancelTimer(subject(1), now, b"newest"), publish("gone"))
             assert await place.apply(owned, settle(6), *gone) is Applied.DUPLICATE
             assert await published(place) == []
 
