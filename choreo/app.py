@@ -254,7 +254,7 @@ class App:
                     (seen,) = await self.store.load([Want(route.name, b"", (), named)])
                     if seen.state is None or seen.state.value is None:
                         return None
-                    return kind.model_validate_json(seen.state.value)
+                    return kind.from_stored(seen.state.value)
         raise ConfigurationError(
             f"no handler of these services keeps {kind.__name__}",
             code="CH1006",

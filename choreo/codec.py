@@ -29,6 +29,7 @@ __all__ = [
     "headers_from_text",
     "headers_to_text",
     "pack_record",
+    "reasons",
     "too_large",
     "unpack_record",
 ]

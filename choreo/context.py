@@ -6,11 +6,19 @@ import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Protocol, Self, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
-from choreo.errors import ConfigurationError, HandlerError, NotDone, TxOpenError
+from choreo.codec import reasons
+from choreo.errors import (
+    ConfigurationError,
+    HandlerError,
+    NotDone,
+    SchemaIncompatibleError,
+    TxOpenError,
+)
 from choreo.plan import Memo
 
 __all__ = ["UNDO", "Context", "Failure", "Memory", "State", "UndoFirst"]
@@ -26,12 +34,39 @@ class State(BaseModel):
 
     A handler that takes one is given the state of its subject's key, changes it, and it is
     saved with the step. All other fields need defaults: that is how a new
-    one begins. Deliveries are in order per key of the state.
+    one begins, and how one that was stored before a field was added is read. Deliveries are
+    in order per key of the state.
+
+    Two versions of the class may share a row, as in a rolling deployment: what a newer one
+    stored and an older one does not know is kept when the older one saves.
     """
 
     model_config = ConfigDict(validate_assignment=True, extra="ignore", hide_input_in_errors=True)
 
     __key__: ClassVar[str]
+
+    @classmethod
+    def from_stored(cls, value: bytes) -> Self:
+        """Read a stored row; raises SchemaIncompatibleError when this class can not."""
+        try:
+            return cls.model_validate_json(value)
+        except ValidationError as exc:
+            raise SchemaIncompatibleError(
+                f"the stored {cls.__name__} can not be read: {reasons(exc)}",
+                fix="let the class read what was stored: a new field has a default, none "
+                "changes its type; then redrive. The row was left as it is",
+                state=cls.__qualname__,
+            ) from None
+
+    def to_stored(self, before: bytes | None) -> bytes:
+        """Write the row, with what it had `before` and this class does not know."""
+        value = self.model_dump_json().encode()
+        if before is None or value == before:
+            return value
+        known = type(self).from_stored(before).model_dump_json().encode()
+        if known == before:
+            return value
+        return to_json(_with_unknown(from_json(before), from_json(known), from_json(value)))
 
     def __init_subclass__(cls, *, key: str | None = None, **settings: Any) -> None:
         """Take key= out of the class statement."""
@@ -51,6 +86,46 @@ class State(BaseModel):
                 without_default=", ".join(unset) or "none",
             )
         cls.__key__ = key
+
+
+def _with_unknown(stored: Any, read: Any, now: Any) -> Any:
+    """Give `now` with what `stored` had beside `read`, the part of it that the class knows.
+
+    What did not change stays as it was stored; what an object has lost is not brought back.
+    """
+    if now == read:
+        return stored
+    if isinstance(stored, dict) and isinstance(read, dict) and isinstance(now, dict):
+        unknown = {name: value for name, value in stored.items() if name not in read}
+        known = {
+            name: _with_unknown(stored[name], read[name], value)
+            if name in stored and name in read
+            else value
+            for name, value in now.items()
+        }
+        return {**known, **unknown}
+    if isinstance(stored, list) and isinstance(read, list) and isinstance(now, list):
+        return _elements(stored, read, now)
+    return now
+
+
+def _elements(stored: list[Any], read: list[Any], now: list[Any]) -> list[Any]:
+    """Give a list's elements: those that are as before as they were stored, wherever they stand.
+
+    A changed one is known again by its place, if the list is as long as it was.
+    """
+    if len(stored) != len(read):
+        return now
+    found = []
+    for at, value in enumerate(now):
+        if len(now) == len(read) and value not in read:
+            found.append(_with_unknown(stored[at], read[at], value))
+        elif value in read:
+            same = at if at < len(read) and read[at] == value else read.index(value)
+            found.append(stored[same])
+        else:
+            found.append(value)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +285,14 @@ class Context:
                 known = await self._memory.remember(name, Memo.INTENT, b"")
             if known[0] is not Memo.RESULT:
                 known = await self._call(name, fn, adapter, undo=undo is not None)
-        result = adapter.validate_json(known[1])
+        try:
+            result = adapter.validate_json(known[1])
+        except ValidationError as exc:
+            raise SchemaIncompatibleError(
+                f"what is remembered of the call is no {returns}: {reasons(exc)}",
+                fix="name a type in returns= that reads what an earlier version was given",
+                call=name,
+            ) from None
         if undo is not None:
             self._undos.append(_Undo(name, lambda: _maybe_await(undo(result))))
         return result

@@ -311,8 +311,8 @@ class _Left:
 
 
 def _saved(d: Delivery, seen: Seen, state: State) -> list[Change]:
-    value = state.model_dump_json().encode()
     stored = seen.state
+    value = state.to_stored(stored.value if stored is not None else None)
     if stored is not None and stored.value == value:
         return []
     key = str(getattr(state, type(state).__key__))

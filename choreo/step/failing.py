@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from choreo.errors import DecodeError, HandlerError, Later, StoreError, TxOpenError
+from choreo.errors import CodecError, HandlerError, Later, StoreError, TxOpenError
 from choreo.events import Record
 from choreo.plan import CancelTimer, Change, Parked, Plan, Publish, Settle, Status
 from choreo.policies import UNKNOWN_OUTCOME
@@ -70,7 +70,7 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
 
 def _retryable(d: Delivery, error: BaseException) -> bool:
     """A bug in the code, or bytes that are wrong, does not get better by trying again."""
-    if isinstance(error, (DecodeError, HandlerError, TxOpenError)) and not error.transient:
+    if isinstance(error, (CodecError, HandlerError, TxOpenError)) and not error.transient:
         return False
     return d.route.handler.retry.retryable(error)
 

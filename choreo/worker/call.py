@@ -246,7 +246,7 @@ class Caller:
         assert issubclass(kind, State)
         seen = d.loaded.state
         if seen is not None and seen.value is not None:
-            return kind.model_validate_json(seen.value)
+            return kind.from_stored(seen.value)
         return kind.model_validate({kind.__key__: want(d).state[1]})  # type: ignore[index]
 
     def _context(self, d: Delivery) -> Context:

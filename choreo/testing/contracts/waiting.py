@@ -272,7 +272,7 @@ class WaitingContract:
     async def test_a_timer_that_fired_and_was_replaced_is_not_handled(
         self, make: MakePlace
     ) -> None:
-        """Its plan names what it saw; another one, were it for the same moment, or none: duplicate."""
+        """Its plan names what it saw; another, were it for the same moment, makes a duplicate."""
         async with opened(make) as place:
             owned = await place.own()
             now = place.clock.now()
