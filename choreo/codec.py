@@ -8,13 +8,14 @@ Source: CloudEvents 1.0.2, Kafka protocol binding 1.0.2.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections import Counter
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import SchemaValidator, core_schema, to_json
 
 from choreo.errors import DecodeError
 from choreo.events import CONTENT_TYPE, SPEC_VERSION, Event, Headers, Record
@@ -40,6 +41,9 @@ EVENT_BYTES_MAX = 1 << 20
 DEPTH_MAX = 64
 JSON_TYPE = "application/json"
 STRUCTURED = "application/cloudevents"
+UNREADABLE = "choreo-unreadable"
+"""Stands alone, with `RAW_HEADERS`, on a record whose headers say nothing that can be relied on."""
+RAW_HEADERS = "choreo-raw-headers"
 
 _MARK = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 
@@ -146,37 +150,85 @@ def headers_to_text(headers: Headers) -> str:
         return json.dumps(headers)
 
 
-def headers_from_text(text: str) -> Headers:
-    """Read headers that `headers_to_text` wrote."""
+def headers_from_text(text: str | bytes) -> Headers:
+    """Read headers that `headers_to_text` wrote.
+
+    Of anything else (a header that stands twice, one that is no text) only the text itself
+    is given, and why: whichever of two values one took, somebody would rely on the other.
+    """
+    raw = text.encode() if isinstance(text, str) else text
     try:
-        return from_json(text)  # type: ignore[no-any-return]
-    except ValueError:
-        return json.loads(text)  # type: ignore[no-any-return]
+        headers: Headers = _HEADERS.validate_json(raw)
+    except ValidationError:  # not ours, or text that stands for bytes which are no UTF-8
+        return _strict_headers(raw)
+    if raw.count(b'"') != 4 * len(headers):  # a name twice, or a quote in a text
+        return _strict_headers(raw)
+    return headers
+
+
+def _strict_headers(raw: bytes) -> Headers:
+    why = ""
+    try:
+        found = _STRICT.decode(raw.decode())
+    except (ValueError, RecursionError) as exc:
+        why = str(exc)
+    else:
+        if isinstance(found, dict) and all(isinstance(one, str) for one in found.values()):
+            return found
+        why = "they are no JSON object of texts"
+    return {UNREADABLE: why, RAW_HEADERS: raw.decode("utf-8", "backslashreplace")}
+
+
+_TEXT = core_schema.str_schema(strict=True)
+_HEADERS = SchemaValidator(core_schema.dict_schema(_TEXT, _TEXT))
 
 
 def binary_mode(record: Record) -> Record:
     """Give the record in binary mode; one in structured mode is taken apart.
 
-    Raises DecodeError when the structured document is not one.
+    Raises DecodeError when the structured document is not one, or the headers say nothing.
     """
+    if UNREADABLE in record.headers:
+        raise _no_event(record, f"its headers can not be read: {record.headers[UNREADABLE]}")
     if not record.headers.get(CONTENT_TYPE, "").startswith(STRUCTURED):
         return record
     check_json(record.value)
     document = json.loads(record.value)
     if not isinstance(document, dict) or not isinstance(document.get("type"), str):
-        what = "a structured CloudEvent must be a JSON object with a type"
-        raise DecodeError(what, topic=record.topic, offset=record.offset)
+        raise _no_event(record, "a structured CloudEvent must be a JSON object with a type")
     headers = {name: text for name, text in record.headers.items() if name != CONTENT_TYPE}
-    data = document.pop("data", None)
+    value = _data(record, document)
     content_type = document.pop("datacontenttype", JSON_TYPE)
     for name, attribute in document.items():
         headers[f"ce_{name}"] = attribute if isinstance(attribute, str) else json.dumps(attribute)
     headers.setdefault(SPEC_VERSION, "1.0")
     headers[CONTENT_TYPE] = str(content_type)
-    value = json.dumps(data, separators=(",", ":")).encode()
     plain = Record(record.topic, record.key, headers, value, record.partition, record.offset)
     plain.trusted = record.trusted
     return plain
+
+
+def _data(record: Record, document: dict[str, Any]) -> bytes:
+    """Take the data out of a structured document."""
+    data = document.pop("data", None)
+    encoded = document.pop("data_base64", None)
+    if encoded is None:
+        return json.dumps(data, separators=(",", ":")).encode()
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (ValueError, TypeError):
+        raise _no_event(record, "data_base64 of a structured CloudEvent is none") from None
+
+
+def _no_event(record: Record, what: str) -> DecodeError:
+    return DecodeError(
+        what,
+        code="CH2004",
+        fix="correct the producer: CloudEvents 1.0, each header once",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+    )
 
 
 # ── records inside rows ──────────────────────────────────────────────────────────────────

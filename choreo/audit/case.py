@@ -137,7 +137,7 @@ class Case:
     def _manifest(self, record: Record, index: int) -> None:
         try:
             document = json.loads(record.value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if isinstance(document, dict):
             self._learn(document, index)
@@ -207,7 +207,7 @@ class Case:
             return scope_of(record.headers) or id_of(record)
         try:
             value = json.loads(record.value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = {}
         fields = value if isinstance(value, dict) else {}
         return "by:" + json.dumps([str(fields.get(name, "")) for name in by])

@@ -25,7 +25,10 @@ __all__ = ["Compiled", "compiled"]
 
 
 class Compiled:
-    """A service ready to run: `by_type` for records polled, `by_name` for what was parked."""
+    """A service ready to run: `by_type` for records polled, `by_name` for what was parked.
+
+    `unreadable` takes what is no event at all.
+    """
 
     def __init__(self, service: Service) -> None:
         """Start empty."""
@@ -34,6 +37,8 @@ class Compiled:
         self.by_name: dict[str, Route] = {}
         self.topics: tuple[str, ...] = ()
         self.former: dict[str, str] = {}
+        self.unreadable = _unreadable(service.name)
+        self.by_name[self.unreadable.name] = self.unreadable
 
 
 def compiled(service: Service, resources: Mapping[type, Any]) -> Compiled:
@@ -180,6 +185,17 @@ def _bind_resources(route: Route, resources: Mapping[type, Any]) -> None:
                 parameter=param.name,
             )
         route.resources[param.of] = resources[param.of]
+
+
+def _unreadable(service: str) -> Route:
+    """Take, in a service's name, the records of its topics that are no events at all."""
+
+    async def never() -> None:
+        """Nothing is run: it is decided before."""
+
+    name = f"{service}!{Role.UNREADABLE.value}"
+    signature = Signature((), outputs_of(None, name=name), sync=False)
+    return Route(name, Role.UNREADABLE, Handler(name, Kind.ON, never, signature, ()), service)
 
 
 def _deadline(flow: Flow) -> Handler | None:

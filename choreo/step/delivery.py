@@ -31,6 +31,7 @@ class Role(Enum):
     UNLESS = "unless"  # from now on the handler may not run in this scope
     LATE = "late"  # a join's time is over
     AFTER = "after"  # publish what `After` put off
+    UNREADABLE = "unreadable"  # tell of a record that is no event
 
 
 class OutputSpec:

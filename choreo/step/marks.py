@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from choreo.codec import pack_record, unpack_record
+from choreo.codec import binary_mode, pack_record, unpack_record
 from choreo.events import TYPE, Record, derived_id
 from choreo.plan import (
     CancelTimer,
@@ -31,12 +31,14 @@ __all__ = ["decide_mark"]
 
 
 def decide_mark(d: Delivery, seen: Seen, now: float) -> list[Change]:
-    """Decide a delivery whose role is not HANDLE."""
+    """Decide a delivery whose role is not HANDLE; raises DecodeError for what is no event."""
     if d.route.role is Role.AFTER:
         record = as_stamped(d.record, now)
         return [CancelTimer(*d.timer), Publish(record)] if d.timer else []
-    (key,) = seen.gates
     settled = Settle(d.name, d.subject, Status.DONE, d.payload_hash, d.source, d.seen, None)
+    if d.route.role is Role.UNREADABLE:  # it was corrected, if it can be read now
+        return [settled, Publish(binary_mode(d.record))]
+    (key,) = seen.gates
     return [settled, *_DECIDE[d.route.role](d, key, seen, now)]
 
 

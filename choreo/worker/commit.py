@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from choreo.errors import ChoreoError, FencedError
+from choreo.errors import ChoreoError, DecodeError, FencedError
 from choreo.plan import Change, Plan, SetTimer, Settle, Status
 from choreo.ports import UNWRITTEN, Applied
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
@@ -113,7 +113,11 @@ class Committer:
         pipeline = self._pipeline
         (d.loaded,) = await pipeline.outlasting(partial(pipeline.store.load, [want(d)]))
         now = pipeline.clock.now()
-        again = before_run(d, d.loaded, now)
+        try:
+            again = before_run(d, d.loaded, now)
+        except DecodeError as exc:
+            self._runners.fail(d, exc)
+            return
         if again is not None:
             pipeline.finish(d, again)
         elif d.error is not None:

@@ -44,11 +44,15 @@ class Intake:
         added = 0
         for polled in records:
             record = polled
+            readable = True
             if TYPE not in record.headers:
-                record = _unwrapped(record)
+                record, readable = _unwrapped(record)
             headers = record.headers
             lane.took(record, batch)
-            routes = by_type.get(headers.get(TYPE, ""), ())
+            if readable:
+                routes = by_type.get(headers.get(TYPE, ""), ())
+            else:
+                routes = (lane.compiled.unreadable,)
             if not routes or VOID in headers:
                 continue
             subject = subject_of(record)
@@ -168,12 +172,12 @@ def _undecided(error: Exception) -> DecodeError:
     )
 
 
-def _unwrapped(record: Record) -> Record:
+def _unwrapped(record: Record) -> tuple[Record, bool]:
+    """Give a record that does not name its type in binary mode, and whether it is an event."""
     try:
-        return binary_mode(record)
-    except DecodeError as exc:
-        log.warning("skipped a record that is no event: %s", exc)
-        return record
+        return binary_mode(record), True
+    except DecodeError:
+        return record, False
 
 
 def _first_of_chain(lane: Lane, d: Delivery) -> bool:

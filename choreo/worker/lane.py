@@ -138,7 +138,8 @@ def subject_of(record: Record) -> bytes:
         text = headers.get(name, "")
         if not text.isascii():  # bytes that are no UTF-8 are no key of any table
             headers[name] = text.encode("utf-8", "backslashreplace").decode()
-    if ID not in headers:
+    if not headers.get(ID):
         headers[ID] = f"{record.topic}-{record.partition}-{record.offset}"
-    headers.setdefault(FLOW, headers[ID])
+    if not headers.get(FLOW):
+        headers[FLOW] = headers[ID]
     return id_bytes(headers[ID], headers.get(SOURCE, ""))

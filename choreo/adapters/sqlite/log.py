@@ -260,7 +260,8 @@ class Log:
         """Read positions `start` to `end`, at most `most` records; give how far that reached."""
         where = "" if topics is None else f"AND topic IN ({','.join(map(str, topics))}) "
         rows = connection.execute(
-            "SELECT position, topic, partition, key, headers, value FROM log "
+            "SELECT position, topic, partition, CAST(key AS BLOB), CAST(headers AS BLOB), "
+            "CAST(value AS BLOB) FROM log "  # whatever wrote the row: bytes are bytes
             f"WHERE position BETWEEN ? AND ? {where}ORDER BY position LIMIT ?",
             (start, end, most),
         ).fetchall()
