@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci bench format format-check lint types house clean
+.PHONY: help demo test ci bench docs format format-check lint types house clean
 # One target after the other: `ci` fails on what is cheapest to find.
 .NOTPARALLEL:
 
@@ -39,6 +39,9 @@ ci: format-check lint types house test  ## format, lint, types, house rules, all
 
 bench: $(STAMP)  ## measure; ONLY=name for one
 	@$(PY) -m bench $(if $(ONLY),--only "$(ONLY)")
+
+docs: $(STAMP)  ## write the reference anew, run every block of code in the pages
+	@$(PY) -m pytest -q tests/docs
 
 format: $(STAMP)  ## format and mend what can be mended
 	@$(PY) -m ruff format -q .
