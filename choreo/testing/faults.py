@@ -1,0 +1,314 @@
+"""Adapters that fail by a seed: a real broker and a real store, with faults between.
+
+    broker = FaultyBroker(SqliteBroker(log), seed=7)
+    store = FaultyStore(SqliteStore(log, clock=clock), seed=7)
+    async with App(*services, broker=broker, store=store): …
+    assert broker.fired["ack_lost", "publish"]
+
+What stands behind them keeps its promises, so whatever does not hold in such a run is a
+defect of who called. A test asserts that the faults which it is about have fired: one in
+which none did shows nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from choreo.errors import BrokerUnavailableError, ChoreoError, StoreUnavailableError
+from choreo.events import Partition, Record
+from choreo.plan import Owned, Plan
+from choreo.ports import (
+    Applied,
+    Broker,
+    BrokerTraits,
+    Due,
+    Seen,
+    Store,
+    StoreTraits,
+    Subscription,
+    Topic,
+    Tx,
+    Want,
+)
+
+__all__ = ["CALM", "Faults", "FaultyBroker", "FaultyStore"]
+
+Unheard = Callable[[Sequence[Plan], Sequence[Applied | BaseException]], object]
+FIX = "call again: a test has made it fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """How likely each fault is at one call, from 0 to 1.
+
+    `refused`: it fails before anything is done. `ack_lost`: all is done, and then it fails;
+    of a store's `apply` and `transaction`, that is a COMMIT of unknown outcome. `delayed`: it
+    takes up to `turns_max` turns of the loop longer, so that others overtake it. `repeated`:
+    a poll is followed by up to `repeated_max` records of a partition that it, or an earlier
+    one, gave already. `commit_lost`: offsets are not committed, and nobody is told.
+    """
+
+    refused: float = 0.05
+    ack_lost: float = 0.05
+    delayed: float = 0.1
+    repeated: float = 0.05
+    commit_lost: float = 0.1
+    turns_max: int = 20
+    repeated_max: int = 10
+
+
+CALM = Faults(refused=0, ack_lost=0, delayed=0, repeated=0, commit_lost=0)
+"""No faults, for the end of a test: what must come to rest once they stop."""
+
+
+class _Faulty:
+    """What decides, by a seed, whether a fault fires, and counts those that did."""
+
+    faults: Faults
+    """What may happen from now on; set it to change that while it runs."""
+    fired: Counter[tuple[str, str]]
+    """How often each fault has fired, by its name and the verb at which it did."""
+
+    def __init__(self, seed: int, faults: Faults | None, unavailable: type[ChoreoError]) -> None:
+        self.faults = Faults() if faults is None else faults
+        self.fired = Counter()
+        self.rng = random.Random(seed)
+        self._unavailable = unavailable
+
+    def kinds(self) -> set[str]:
+        """Name the kinds of faults that have fired at least once."""
+        return {fault for fault, _ in self.fired}
+
+    def fires(self, fault: str, verb: str) -> bool:
+        """Draw, and count."""
+        if self.rng.random() >= getattr(self.faults, fault):
+            return False
+        self.fired[fault, verb] += 1
+        return True
+
+    def error(self, what: str, verb: str) -> ChoreoError:
+        """Make the error that a caller is given."""
+        return self._unavailable(f"a fault: {what}", fix=FIX, at=verb)
+
+    async def before(self, verb: str) -> None:
+        """Be late, or fail with nothing done."""
+        await self._delay(verb)
+        if self.fires("refused", verb):
+            raise self.error("nothing was done", verb)
+
+    async def after(self, verb: str) -> None:
+        """Be late, or fail although it was done."""
+        await self._delay(verb)
+        if self.fires("ack_lost", verb):
+            raise self.error("it was done, and the answer is lost", verb)
+
+    async def _delay(self, verb: str) -> None:
+        if self.fires("delayed", verb):
+            for _ in range(self.rng.randint(1, self.faults.turns_max)):
+                await asyncio.sleep(0)
+
+
+class FaultyBroker(_Faulty):
+    """A Broker, with faults between it and its callers."""
+
+    def __init__(self, inner: Broker, *, seed: int, faults: Faults | None = None) -> None:
+        """Stand before `inner`; without `faults`, a few of each kind."""
+        super().__init__(seed, faults, BrokerUnavailableError)
+        self._inner = inner
+        self._subscriptions: list[_FaultySubscription] = []
+
+    @property
+    def traits(self) -> BrokerTraits:
+        return self._inner.traits
+
+    @property
+    def busy(self) -> int:
+        """How many records wait to be polled; a clock that stands still asks."""
+        waiting = sum(subscription.waiting for subscription in self._subscriptions)
+        return waiting + int(getattr(self._inner, "busy", 0))
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        await self.before("publish")
+        await self._inner.publish(records)
+        await self.after("publish")
+
+    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
+        await self.before("subscribe")
+        inner = await self._inner.subscribe(group, topics)
+        subscription = _FaultySubscription(inner, self)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    async def read(
+        self, topics: Sequence[str] | None, *, since: int = 0, follow: bool = False
+    ) -> AsyncIterator[Sequence[Record]]:
+        await self.before("read")
+        batches = self._inner.read(topics, since=since, follow=follow)
+        async with aclosing(batches):  # type: ignore[type-var]
+            async for records in batches:
+                yield records
+                await self.before("read")
+
+    async def ensure(self, topics: Sequence[Topic]) -> None:
+        await self.before("ensure")
+        await self._inner.ensure(topics)
+        await self.after("ensure")
+
+    async def close(self) -> None:
+        for subscription in self._subscriptions:
+            await subscription.close()
+        await self._inner.close()
+
+
+class _FaultySubscription:
+    """A Subscription whose answers may be lost: then the next poll gives them."""
+
+    def __init__(self, inner: Subscription, chance: _Faulty) -> None:
+        self._inner = inner
+        self._chance = chance
+        self._next: deque[Record] = deque()
+        self._given: dict[Partition, deque[Record]] = defaultdict(deque)
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        return 0 if self._closed else len(self._next)
+
+    async def poll(self, records_max: int) -> Sequence[Record]:
+        chance = self._chance
+        await chance.before("poll")
+        if not self._next:
+            self._next.extend(await self._inner.poll(records_max))
+            await chance.after("poll")
+        if self._closed:
+            return []
+        taken = [self._next.popleft() for _ in range(min(records_max, len(self._next)))]
+        for record in taken:
+            given = self._given[_at(record)]
+            if not given or given[-1].offset < record.offset:
+                given.append(record)
+            if len(given) > chance.faults.repeated_max:
+                given.popleft()
+        if taken and chance.fires("repeated", "poll"):
+            self._repeat(_at(taken[-1]))
+        return taken
+
+    def _repeat(self, partition: Partition) -> None:
+        """Give the last few of a partition again, before all that comes after them."""
+        given = self._given[partition]
+        count = self._chance.rng.randint(1, len(given))
+        self._next.extendleft(_again(given[-n]) for n in range(1, count + 1))
+
+    def assigned(self) -> Collection[Partition]:
+        return self._inner.assigned()
+
+    async def commit(self, offsets: Mapping[Partition, int]) -> None:
+        await self._chance.before("commit")
+        if self._chance.fires("commit_lost", "commit"):
+            return
+        await self._inner.commit(offsets)
+        for partition, offset in offsets.items():
+            given = self._given[partition]
+            while given and given[0].offset < offset:
+                given.popleft()
+        self._next = deque(one for one in self._next if one.offset >= offsets.get(_at(one), 0))
+        await self._chance.after("commit")
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._inner.close()
+
+
+def _at(record: Record) -> Partition:
+    return Partition(record.topic, record.partition)
+
+
+def _again(record: Record) -> Record:
+    """Copy a record as it would come from the log: nothing is known of it."""
+    return Record(
+        record.topic,
+        record.key,
+        dict(record.headers),
+        record.value,
+        record.partition,
+        record.offset,
+    )
+
+
+class FaultyStore(_Faulty):
+    """A Store, with faults between it and its callers.
+
+    `unheard` is told plans and answers when the answers are lost, for a test to compare.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        *,
+        seed: int,
+        faults: Faults | None = None,
+        unheard: Unheard | None = None,
+    ) -> None:
+        """Stand before `inner`; without `faults`, a few of each kind."""
+        super().__init__(seed, faults, StoreUnavailableError)
+        self._inner = inner
+        self._unheard = unheard
+
+    @property
+    def traits(self) -> StoreTraits:
+        return self._inner.traits
+
+    @property
+    def busy(self) -> int:
+        """How much the store behind it has to do; a clock that stands still asks."""
+        return int(getattr(self._inner, "busy", 0))
+
+    async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
+        await self.before("own")
+        owned = await self._inner.own(group, partitions)
+        await self.after("own")
+        return owned
+
+    async def load(self, wants: Sequence[Want]) -> Sequence[Seen]:
+        await self.before("load")
+        return await self._inner.load(wants)
+
+    async def apply(self, plans: Sequence[Plan]) -> Sequence[Applied | BaseException]:
+        try:
+            await self.before("apply")
+            results = await self._inner.apply(plans)
+            try:
+                await self.after("apply")
+            except ChoreoError:
+                if self._unheard is not None:
+                    self._unheard(plans, results)
+                raise
+        except StoreUnavailableError as exc:
+            if self.rng.random() < 0.5:  # noqa: PLR2004 - a store may tell either way
+                raise
+            return [exc] * len(plans)
+        return results
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Tx]:
+        await self.before("transaction")
+        async with self._inner.transaction() as tx:
+            yield tx
+        await self.after("transaction")
+
+    def transaction(self) -> AbstractAsyncContextManager[Tx]:
+        return self._transaction()
+
+    async def due(
+        self, owned: Owned, *, skip: Collection[tuple[str, bytes]], most: int
+    ) -> tuple[Sequence[Due], float | None]:
+        await self.before("due")
+        return await self._inner.due(owned, skip=skip, most=most)
+
+    async def close(self) -> None:
+        await self._inner.close()
