@@ -128,9 +128,11 @@ class FaultyBroker(_Faulty):
 
     @property
     def busy(self) -> int:
-        """How many records wait to be polled; a clock that stands still asks."""
-        waiting = sum(subscription.waiting for subscription in self._subscriptions)
-        return waiting + int(getattr(self._inner, "busy", 0))
+        """How many records wait to be polled; a clock that stands still asks.
+
+        Not those of a subscription whose poll has failed: who polls may wait for the clock.
+        """
+        return sum(subscription.waiting for subscription in self._subscriptions)
 
     async def publish(self, records: Sequence[Record]) -> None:
         await self.before("publish")
@@ -173,13 +175,23 @@ class _FaultySubscription:
         self._chance = chance
         self._next: deque[Record] = deque()
         self._given: dict[Partition, deque[Record]] = defaultdict(deque)
-        self._closed = False
+        self._failed = self._closed = False
 
     @property
     def waiting(self) -> int:
-        return 0 if self._closed else len(self._next)
+        if self._closed or self._failed:
+            return 0
+        return len(self._next) + int(getattr(self._inner, "behind", 0))
 
     async def poll(self, records_max: int) -> Sequence[Record]:
+        self._failed = False
+        try:
+            return await self._poll(records_max)
+        except ChoreoError:
+            self._failed = True
+            raise
+
+    async def _poll(self, records_max: int) -> Sequence[Record]:
         chance = self._chance
         await chance.before("poll")
         if not self._next:
