@@ -148,6 +148,13 @@ def environment() -> dict[str, str]:
     }  # fmt: skip
 
 
+def run(page: Page, folder: Path) -> None:
+    """Do all that the page shows, in one folder: write files, run commands, then its module."""
+    run_steps(page, folder)
+    if page.module:
+        run_module(page, folder)
+
+
 def run_module(page: Page, folder: Path) -> None:
     """Run the page's module as the reader would: pasted into a file, by pytest."""
     command = [

@@ -11,30 +11,24 @@ from tests.docs.blocks import (
     assert_same,
     blocks,
     pages,
-    run_module,
-    run_steps,
+    run,
     text_of,
 )
 
 PAGES = {name: Page.read(name, text_of(name)) for name in pages()}
 
 
-LAST = [
+RUN = [
     name
     for name, page in PAGES.items()
-    if page.steps and name not in {other.before for other in PAGES.values()}
+    if (page.steps or page.module) and name not in {other.before for other in PAGES.values()}
 ]
-"""Pages with steps; one that another goes on from is run with that one."""
+"""Pages with blocks to run; one that another goes on from is run with that one."""
 
 
-@pytest.mark.parametrize("name", LAST)
-def test_files_and_commands_do_what_the_page_shows(name: str, tmp_path: Path) -> None:
-    run_steps(PAGES[name], tmp_path)
-
-
-@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if page.module])
-def test_the_module_of_a_page_runs(name: str, tmp_path: Path) -> None:
-    run_module(PAGES[name], tmp_path)
+@pytest.mark.parametrize("name", RUN)
+def test_what_a_page_shows_is_so(name: str, tmp_path: Path) -> None:
+    run(PAGES[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", list(PAGES))
@@ -69,7 +63,7 @@ def test_files_are_written_and_added_to(tmp_path: Path) -> None:
         "```python", "# a.py, at its end", "print(2)", "```",
         "```console", "$ python a.py", "1", "2", "$ ls m", "0001_a.sql", "$ true", "```",
     )  # fmt: skip
-    run_steps(page, tmp_path)
+    run(page, tmp_path)
 
 
 @pytest.mark.parametrize("shown", [("1",), ("1", "2", "3"), ("2", "1"), (), ("…", "1")])
@@ -77,21 +71,21 @@ def test_another_output_is_seen(tmp_path: Path, shown: tuple[str, ...]) -> None:
     """A comparison that can not fail is none."""
     page = page_of("```console", "$ printf '1\\n2\\n'", *shown, "```")
     with pytest.raises(AssertionError, match="printed"):
-        run_steps(page, tmp_path)
+        run(page, tmp_path)
 
 
 def test_what_stays_in_the_background_is_ended(tmp_path: Path) -> None:
     page = page_of("```console", "$ sleep 60 &", "$ kill %1", "```")
     with pytest.raises(AssertionError, match="ended with -15"):
-        run_steps(page, tmp_path)
+        run(page, tmp_path)
 
 
 def test_a_failing_block_fails_its_page(tmp_path: Path) -> None:
     good = page_of("```python", "async def test_a() -> None:", "    assert 1 == 1", "```")
     bad = page_of("", "```python", "def test_a() -> None:", "    assert 1 == 2", "```")
-    run_module(good, tmp_path)
+    run(good, tmp_path)
     with pytest.raises(AssertionError, match=r"test_a.py:4: AssertionError"):
-        run_module(bad, tmp_path)
+        run(bad, tmp_path)
 
 
 def test_ids_times_and_gaps_do_not_matter() -> None:
