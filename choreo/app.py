@@ -6,13 +6,14 @@ import asyncio
 import gc
 import hashlib
 import json
+import logging
 import os
 import random
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -51,6 +52,7 @@ from choreo.worker import Limits, Worker
 
 __all__ = [
     "App",
+    "alone",
     "database_path",
     "embedded",
     "open_broker",
@@ -66,6 +68,7 @@ FOLDER = ".choreo"
 FILE = "choreo.db"
 VIEWS = "views.db"
 MEMORY = ":memory:"
+CLOSE_S = 2.0  # for each part, where a handler that was left behind may hold it up
 CALM_LOOKS = 12  # turns of the loop with nothing on its way, before time may go on
 
 
@@ -111,6 +114,8 @@ class App:
         self._worker: Worker | None = None
         self._outcomes = Outcomes(broker, self.clock, [s.flows for s in services])
         self._topics: set[str] = set()
+        self.gave_up = False
+        """Whether handlers were left behind that did not end when they were told to."""
 
     # ── life ─────────────────────────────────────────────────────────────────────────────
 
@@ -165,12 +170,18 @@ class App:
         """Drain and release everything. May be called twice, and before start."""
         worker, self._worker = self._worker, None
         async with AsyncExitStack() as last:  # each is released, whatever the others raise
-            last.push_async_callback(self.broker.close)
-            last.push_async_callback(self.store.close)
-            last.push_async_callback(self._stack.aclose)
+            for close in (self.broker.close, self.store.close, self._stack.aclose):
+                last.push_async_callback(self._in_time, close)
             last.push_async_callback(self._outcomes.close)
             if worker is not None:
                 await worker.stop()
+                self.gave_up = worker.gave_up
+
+    async def _in_time(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Close; what was left behind may hold it up, but not for ever."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S if self.gave_up else None):
+                await close()
 
     async def serve(self) -> None:
         """Work until SIGTERM or SIGINT, then drain; at a second signal leave at once.
@@ -374,11 +385,37 @@ def database_path(folder: str | Path | None = None) -> str:
     return path
 
 
+@asynccontextmanager
+async def alone(app: App) -> AsyncIterator[App]:
+    """Start and stop an App that has its process to itself.
+
+    Handlers that nothing can end (one that swallows its cancellation, a thread that never
+    comes back) are left behind with the process: it ends at once, with exit code 1.
+    """
+    try:
+        async with app:
+            yield app
+    except ChoreoError as exc:
+        if app.gave_up:
+            sys.stderr.write(f"error: {exc}\n")
+            _leave()
+        raise
+    if app.gave_up:
+        _leave()
+
+
+def _leave() -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def run(*services: Service) -> None:
     """Run services until SIGTERM or SIGINT: the whole of a service's `__main__`."""
 
     async def main() -> None:
-        async with App(*services) as app:
+        async with alone(App(*services)) as app:
             names = ", ".join(service.name for service in services)
             sys.stderr.write(f"running {names} on {database_path()}; Ctrl-C ends it\n")
             await app.serve()

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from choreo.app import App, open_broker, open_views, system_clock
+from choreo.app import App, alone, open_broker, open_views, system_clock
 from choreo.cli.loading import services
 from choreo.cli.output import execute, say
 from choreo.cli.settings import Settings
@@ -40,7 +40,7 @@ def run_services(settings: Settings, *, tracked: bool) -> None:
 
 async def _run(settings: Settings, *, tracked: bool) -> None:
     loaded = services(settings.modules)
-    async with App(*loaded, folder=settings.folder) as app:
+    async with alone(App(*loaded, folder=settings.folder)) as app:
         serving = asyncio.create_task(app.serve())
         await asyncio.sleep(0)  # from here on signals are heard
         names = ", ".join(service.name for service in loaded)

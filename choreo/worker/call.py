@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from choreo.codec import decode
@@ -17,6 +16,7 @@ from choreo.ports import Applied, Clock, Row, Seen, Store, Tx
 from choreo.service import Kind, Param, ParamKind
 from choreo.step import Delivery, StepVoid, after_run, before_run, claim, final, intent, want
 from choreo.step.publish import flow_of
+from choreo.worker.threads import Threads
 
 __all__ = ["Caller"]
 
@@ -104,7 +104,7 @@ class Caller:
         self._store = store
         self._clock = clock
         self._rng = rng
-        self._threads = ThreadPoolExecutor(thread_name_prefix="choreo-handler")
+        self._threads = Threads()
 
     def draw(self) -> float:
         """Draw a number in [0, 1), by which retries are spread."""
@@ -112,7 +112,7 @@ class Caller:
 
     def close(self) -> None:
         """Wait for no thread."""
-        self._threads.shutdown(wait=False)
+        self._threads.close()
 
     async def run(self, d: Delivery, begun: float) -> Plan:
         """Run the handler of `d`; raises what it raises. `begun` by `clock.elapsed`."""
@@ -273,21 +273,12 @@ class Caller:
 
     async def _in_thread(self, fn: Callable[..., Any], arguments: list[Any]) -> Any:
         """Run a sync handler in a thread. Cancelled, it waits for the thread all the same."""
-        loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self._threads, _in_its_thread, fn, arguments)
+        running = self._threads.run(fn, arguments)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             await asyncio.wait([running])
             raise
-
-
-def _in_its_thread(fn: Callable[..., Any], arguments: list[Any]) -> Any:
-    try:
-        return fn(*arguments)
-    except StopIteration as exc:  # no future takes it
-        msg = "the handler raised StopIteration"
-        raise RuntimeError(msg) from exc
 
 
 class _Memory:

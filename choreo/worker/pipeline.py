@@ -31,6 +31,8 @@ class Limits:
     same time, `burst` of them before other tasks have their turn. Offsets are committed
     every `commit_every_s` seconds; `drain_s` seconds are given to what runs at the end.
     While the store does not answer it is asked again every `outage_s` seconds.
+    A handler that holds the event loop for `blocked_s` seconds, or runs for `stuck_s`, is
+    named in the log; it goes on.
     `switch_interval_s` is how long the event loop may keep the interpreter from the store's
     thread (`sys.setswitchinterval`), `gc_threshold` how many objects may come between two
     collections of the youngest (`gc.set_threshold`; what a step makes is in no cycle, and
@@ -46,6 +48,8 @@ class Limits:
     commit_every_s: float = 0.2
     drain_s: float = 10.0
     outage_s: float = 0.5
+    blocked_s: float = 1.0
+    stuck_s: float = 60.0
     switch_interval_s: float | None = 0.0005
     gc_threshold: int | None = 50_000
 

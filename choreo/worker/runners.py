@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from choreo.codec import decode
 from choreo.context import UndoFirst
@@ -28,7 +29,9 @@ class Runners:
         self._idle: list[asyncio.Future[None]] = []
         self._count = 0
         self._relief = False
-        self._timed: dict[asyncio.Task[None], float] = {}
+        self.slots: list[Delivery | None] = []  # what each runner has, or had last
+        self.late: dict[Delivery, float] = {}  # told to end, and when
+        self._timed: dict[asyncio.Task[None], tuple[float, Delivery]] = {}
         self._timed_added = asyncio.Event()
         pipeline.wake_runner = self.wake
 
@@ -44,9 +47,11 @@ class Runners:
                 return
         if self._count < self._pipeline.limits.runners_max:
             self._count += 1
-            self._pipeline.spawn(self._run(), f"runner {self._count}")
+            self.slots.append(None)
+            self._pipeline.spawn(self._run(len(self.slots) - 1), f"runner {self._count}")
 
-    async def _run(self) -> None:
+    async def _run(self, slot: int) -> None:
+        slots = self.slots
         loop = asyncio.get_running_loop()
         ready = self._pipeline.ready
         burst = self._pipeline.limits.burst
@@ -56,9 +61,10 @@ class Runners:
                 done = 0
                 waiting: asyncio.Future[None] = loop.create_future()
                 self._idle.append(waiting)
+                slots[slot] = None
                 await waiting
                 continue
-            d = ready.popleft()
+            d = slots[slot] = ready.popleft()
             if not self._relief:
                 self._relief = True
                 loop.call_soon(self.wake)
@@ -115,7 +121,7 @@ class Runners:
     async def _timed_run(self, d: Delivery, begun: float, timeout_s: float) -> Plan:
         task = asyncio.current_task()
         assert task is not None
-        self._timed[task] = begun + timeout_s
+        self._timed[task] = (begun + timeout_s, d)
         self._timed_added.set()
         plan: Plan | None = None
         try:
@@ -125,6 +131,7 @@ class Runners:
                 raise
         finally:
             late = self._timed.pop(task, None) is None
+            self.late.pop(d, None)
         if plan is not None and not late:
             return plan
         task.uncancel()
@@ -142,14 +149,19 @@ class Runners:
             if not self._timed:
                 await self._timed_added.wait()
                 continue
-            delay = min(self._timed.values()) - clock.elapsed()
+            delay = min(deadline for deadline, _ in self._timed.values()) - clock.elapsed()
             if delay > 0:
                 await self._pipeline.sleep_or(self._timed_added, delay)
             now = clock.elapsed()
-            for task, deadline in list(self._timed.items()):
+            for task, (deadline, d) in list(self._timed.items()):
                 if deadline <= now:
                     del self._timed[task]
+                    self.late[d] = time.monotonic()
                     task.cancel()
+
+    def running(self) -> list[Delivery]:
+        """Give what handlers are at, once nothing new is begun."""
+        return [d for d in self.slots if d is not None]
 
     # ── failures ─────────────────────────────────────────────────────────────────────────
 

@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Sequence
 
-from choreo.errors import ChoreoError
+from choreo.errors import ChoreoError, HandlerError
 from choreo.ports import Broker, Clock, Store, Want
 from choreo.step import Compiled
 from choreo.worker.call import Caller
@@ -21,6 +21,7 @@ from choreo.worker.intake import Intake
 from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Limits, Pipeline
 from choreo.worker.runners import Runners
+from choreo.worker.watch import Watch
 
 __all__ = ["Worker"]
 
@@ -47,10 +48,13 @@ class Worker:
         self._caller = Caller(store, clock, rng)
         self._pipeline = Pipeline(store, self._caller, clock, limits)
         self._runners = Runners(self._pipeline)
+        self._watch = Watch(self._runners, limits)
         self._intake = Intake(self._pipeline, self._runners.fail)
         self._committer = Committer(self._pipeline, self._runners)
         self._lanes: list[Lane] = []
         self._sources: list[asyncio.Task[None]] = []
+        self.gave_up = False
+        """Whether the drain left handlers behind that did not end in time."""
 
     async def start(self) -> None:
         """Join the groups, take the partitions over, begin. May be called twice."""
@@ -71,6 +75,7 @@ class Worker:
         pipeline.spawn(self._intake.load(), "load")
         pipeline.spawn(self._runners.sweep(), "sweep")
         pipeline.spawn(self._committer.offsets(self._lanes), "offsets")
+        self._watch.start()
         for number in range(pipeline.limits.committers):
             pipeline.spawn(self._committer.commit(), f"commit {number}")
 
@@ -85,12 +90,30 @@ class Worker:
         last = loop.time() + pipeline.limits.drain_s
         while self.busy and loop.time() < last and not pipeline.failed():  # noqa: ASYNC110 - once
             await asyncio.sleep(0.002)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Name what did not end in time."""
+        if not self.busy or self._pipeline.failed():
+            return
+        self.gave_up = True
+        names = sorted({d.route.name for d in self._runners.running()})
+        error = HandlerError(
+            f"{self.busy} deliveries did not end within drain_s="
+            f"{self._pipeline.limits.drain_s:g} s and are left behind;"
+            " they are run again at the next start",
+            code="CH5011",
+            fix="give the handlers timeout_s, or this worker a longer drain_s",
+            handlers=", ".join(names) or "none runs: they could not be committed",
+        )
+        log.error("%s", error)
 
     async def stop(self) -> None:
         """Drain, commit offsets, leave. May be called twice, and before start."""
         pipeline = self._pipeline
         if not pipeline.stopping:
             await self.drain()
+        self._watch.stop()
         await pipeline.cancel_all()
         lanes, self._lanes = self._lanes, []
         for lane in lanes:

@@ -103,8 +103,11 @@ class Terminal:
         return Said(done.returncode, done.stdout, done.stderr)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return self.run_python("-m", "choreo", *arguments)
+
+    def run_python(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "choreo", *arguments],
+            [sys.executable, "-u", *arguments],
             cwd=self.folder, env=self.environment(), text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

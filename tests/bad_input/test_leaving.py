@@ -1,0 +1,95 @@
+"""A process ends when it is told to, whatever its handlers do; what they had is not lost."""
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.bad_input.desk import WITHIN_S, Desk
+from tests.cli.conftest import Terminal
+
+STUBBORN = """
+import asyncio, sys, threading, time
+from choreo import App, Event, Service, Tx
+from choreo.app import alone
+from choreo.worker import Limits
+
+class Placed(Event, topic="desk.placed", key="k"):
+    k: str = "x"
+
+class Paid(Event, topic="desk.paid", key="k"):
+    k: str = "x"
+
+desk = Service("desk")
+
+async def swallows(placed: Placed) -> Paid:
+    print("begun", flush=True)
+    while not GENTLE:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+    return Paid(k=placed.k)
+
+def never_ends(placed: Placed) -> Paid:
+    print("begun", flush=True)
+    while not GENTLE:
+        threading.Event().wait()
+    return Paid(k=placed.k)
+
+async def in_a_thread_of_its_own(placed: Placed) -> Paid:
+    print("begun", flush=True)
+    if not GENTLE:
+        await asyncio.to_thread(threading.Event().wait)
+    return Paid(k=placed.k)
+
+async def in_the_transaction(placed: Placed, tx: Tx) -> Paid:
+    await tx.fetchval("SELECT 1")
+    print("begun", flush=True)
+    while not GENTLE:
+        threading.Event().wait()
+    return Paid(k=placed.k)
+
+GENTLE = sys.argv[2] == "gentle"
+desk.on(Placed, name="pay")(globals()[sys.argv[1]])
+
+async def main():
+    async with alone(App(desk, limits=Limits(drain_s=0.3))) as app:
+        await app.publish(Placed(), id="1")
+        await app.serve()
+
+asyncio.run(main())
+"""
+KINDS = ["swallows", "never_ends", "in_a_thread_of_its_own", "in_the_transaction"]
+
+
+def begun(terminal: Terminal, *arguments: str) -> subprocess.Popen[str]:
+    process = terminal.run_python("desk.py", *arguments)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_leaves_behind_what_does_not_end(terminal: Terminal, kind: str) -> None:
+    terminal.write("desk.py", STUBBORN)
+    process = begun(terminal, kind, "stubborn")
+    began = time.monotonic()
+    process.terminate()
+    out, _ = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 1
+    assert time.monotonic() - began < 10
+    (line,) = (line for line in out.splitlines() if "CH5011" in line)
+    assert "drain_s" in line
+    assert ("desk.pay" in line) == (kind != "in_the_transaction")
+    assert "Traceback" not in out
+    again = begun(terminal, kind, "gentle")  # the delivery that was left behind
+    desk = Desk(terminal.folder / ".choreo")
+    last = time.monotonic() + WITHIN_S
+    while not desk.log("desk.paid"):
+        assert time.monotonic() < last
+    again.send_signal(signal.SIGINT)
+    again.communicate(timeout=WITHIN_S)
+    assert again.returncode == 0
+    assert len(desk.log("desk.paid")) == 1
