@@ -178,13 +178,18 @@ class StateSeen(NamedTuple):
 
 
 class Want(NamedTuple):
-    """What a delivery needs to see before it is decided."""
+    """What a delivery needs to see before it is decided.
+
+    The first Want that names a handler may name its `former` names: what was written under
+    them, by whomever, is found under the present one from then on, and the other way round.
+    """
 
     handler: str
     subject: bytes
     gates: tuple[GateKey, ...] = ()
     state: tuple[str, str] | None = None
     memos: bool = False
+    former: tuple[str, ...] = ()
 
 
 class Seen(NamedTuple):

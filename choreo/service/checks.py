@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 
-from choreo.errors import ConfigurationError
+from choreo.errors import ConfigurationError, HandlerConflictError
 from choreo.events import Event
 from choreo.policies import Retry
 from choreo.service.declared import Handler, Kind
 from choreo.service.signature import Param, ParamKind, Signature, events_of
 
-__all__ = ["check_built", "check_handler", "check_seconds"]
+__all__ = ["check_built", "check_former", "check_handler", "check_seconds"]
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 SUBJECTS = {Kind.COMPENSATE: 2}
@@ -60,6 +61,20 @@ def check_handler(handler: Handler) -> None:  # noqa: C901 - a list of checks, n
         _check_why(signature.events(), handler.on, name)
         if handler.nothing is not None:
             check_built(handler.nothing, handler.on, name)
+
+
+def check_former(handlers: Collection[Handler]) -> None:
+    """Refuse a former name that is a handler's present one, or two handlers' former one."""
+    heirs = {handler.name: handler.name for handler in handlers}
+    for handler in handlers:
+        for former in handler.was:
+            if former in heirs:
+                raise HandlerConflictError(
+                    f"was={former!r}: {heirs[former]} goes by that name",
+                    fix="a name has one heir: leave it out of one of them",
+                    handler=handler.name,
+                )
+            heirs[former] = handler.name
 
 
 def _wrong(what: str, fix: str, name: str) -> ConfigurationError:

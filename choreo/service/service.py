@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from choreo.errors import ConfigurationError, HandlerConflictError
 from choreo.events import Event
 from choreo.policies import Retry
-from choreo.service.checks import check_built, check_handler, check_seconds
+from choreo.service.checks import check_built, check_former, check_handler, check_seconds
 from choreo.service.declared import Flow, Handler, Kind
 from choreo.service.signature import ParamKind, events_of, signature_of
 
@@ -269,6 +269,7 @@ class Service:
             for h in self.handlers.values()
             for event in h.signature.outputs.later
         }
+        check_former(self.handlers.values())
         for handler in self.handlers.values():
             if handler.kind is Kind.COMPENSATE and handler.inputs[0].__event__.type in later:
                 raise ConfigurationError(

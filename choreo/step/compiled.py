@@ -96,6 +96,7 @@ def _handle_route(
     handler: Handler, service: Service, handlers: list[Handler], resources: Mapping[type, Any]
 ) -> Route:
     route = Route(handler.name, Role.HANDLE, handler, service.name)
+    route.former = handler.was
     signature = handler.signature
     for event in signature.outputs.events:
         route.outputs[event] = _spec(event, handler, service, handlers)
@@ -127,6 +128,7 @@ def _handle_route(
 
 def _mark_route(route: Route, role: Role) -> Route:
     mark = Route(f"{route.name}!{role.value}", role, route.handler, route.service)
+    mark.former = tuple(f"{name}!{role.value}" for name in route.former)
     mark.gated = role is not Role.AFTER
     mark.slots = route.slots
     mark.chained_by_scope = role is Role.ARRIVE

@@ -69,7 +69,7 @@ def want(d: Delivery) -> Want:
     """Say what has to be seen before this delivery can be decided."""
     route = d.route
     if route.unseen:
-        return new(Want, (d.name, d.subject, d.more, None, False))
+        return new(Want, (d.name, d.subject, d.more, None, False, ()))
     gates = (*_gates_of(d), *d.more) if route.gated else d.more
     state = None
     if route.state is not None and issubclass(route.state, State):

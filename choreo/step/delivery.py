@@ -61,10 +61,10 @@ class OutputSpec:
 class Route:
     """One role of one handler, compiled: what a record of some type is delivered to.
 
-    `name` is the delivery's name in the inbox; `views` the class to read each event type
-    as; `gated` tells that gates decide beside the inbox, `unseen` that the inbox row is all
-    that decides, `plain` that its handler takes nothing but the event, too, `pair` that it
-    takes the event and a Tx.
+    `name` is the delivery's name in the inbox, `former` are those that it had; `views` the
+    class to read each event type as; `gated` tells that gates decide beside the inbox,
+    `unseen` that the inbox row is all that decides, `plain` that its handler takes nothing
+    but the event, too, `pair` that it takes the event and a Tx.
     """
 
     __slots__ = (
@@ -73,6 +73,7 @@ class Route:
         "context",
         "direct",
         "effects",
+        "former",
         "gated",
         "handler",
         "memos",
@@ -98,6 +99,7 @@ class Route:
         self.role = role
         self.handler = handler
         self.service = service
+        self.former: tuple[str, ...] = ()
         self.views: dict[str, type[Event]] = {}
         self.outputs: dict[type[Event], OutputSpec] = {}
         self.direct: dict[type[object], OutputSpec] = {}

@@ -75,6 +75,11 @@ def _delivery(d: Delivery) -> str:
     return f"{d.name} {d.subject.hex()}"
 
 
+def _also_formerly(d: Delivery) -> set[str]:
+    """Name a delivery as it may have been noted, by whatever name its handler had then."""
+    return {f"{name} {d.subject.hex()}" for name in (d.name, d.route.name, *d.route.former)}
+
+
 class UndoGate:
     """The effects of one scope that one compensation undoes.
 
@@ -102,8 +107,8 @@ class UndoGate:
     def ended(self, d: Delivery) -> None:
         """Note that the delivery has ended: what it did, if anything, is known."""
         intents = self._members.get("intents", [])
-        if (name := _delivery(d)) in intents:
-            intents.remove(name)
+        if over := _also_formerly(d).intersection(intents):
+            self._members["intents"] = [name for name in intents if name not in over]
             self._changed = True
 
     def add(self, d: Delivery, effect: Record, now: float) -> None:

@@ -252,13 +252,16 @@ class Caller:
     def _context(self, d: Delivery) -> Context:
         handler = d.route.handler.of or d.route.handler
         named = handler.name if d.route.handler.of else d.name
+        for state, kept in d.memos.values():  # renamed with a call under way: its key stays
+            if state is Memo.INTENT and kept:
+                named = kept.decode()
         key = id_text(derived_id(d.subject, named.encode()))
         return Context(
             flow_id=flow_of(d.record),
             idempotency_key=key,
             attempt=d.attempt,
             time=d.started,
-            memory=_Memory(d, self._store, self._clock),
+            memory=_Memory(d, self._store, self._clock, named),
         )
 
     # ── outside calls, threads ───────────────────────────────────────────────────────────
@@ -284,8 +287,9 @@ class Caller:
 class _Memory:
     """Outside calls of one delivery, written down before and after."""
 
-    def __init__(self, d: Delivery, store: Store, clock: Clock) -> None:
+    def __init__(self, d: Delivery, store: Store, clock: Clock, named: str) -> None:
         self._d = d
+        self._named = named  # what the key of its calls derives from
         self._store = store
         self._clock = clock
 
@@ -303,6 +307,7 @@ class _Memory:
         for _ in range(CONFLICTS_MAX):
             changes: list[Change] = []
             if state is Memo.INTENT:
+                result = self._named.encode()
                 changes += intent(d, d.loaded, self._clock.now())
             changes.append(Remember(d.subject, f"{d.name}/{name}", state, result))
             if undo:  # owed from now on, whatever later attempts come to

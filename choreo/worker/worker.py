@@ -63,12 +63,14 @@ class Worker:
             return
         pipeline.failure = asyncio.get_running_loop().create_future()
         for compiled in self._services:
+            # The store learns every handler's name now, not inside a transaction.
+            await self._store.load(
+                [Want(named, bytes(16), former=r.former) for named, r in compiled.by_name.items()]
+            )
             name = compiled.service.name
             subscription = await self._broker.subscribe(name, compiled.topics)
             owned = await self._store.own(name, subscription.assigned())
             self._lanes.append(Lane(compiled, subscription, owned))
-            # The store learns every handler's name now, not inside a transaction.
-            await self._store.load([Want(name, bytes(16)) for name in compiled.by_name])
         for lane in self._lanes:
             for loop, what in ((self._intake.due, "due"), (self._intake.poll, "poll")):
                 self._sources.append(pipeline.spawn(loop(lane), f"{what} {lane.name}"))

@@ -17,6 +17,7 @@ from typing import Any
 
 from choreo.adapters.sqlite.bulk import insert_rows
 from choreo.adapters.sqlite.log import Log
+from choreo.adapters.sqlite.names import number_of
 from choreo.adapters.sqlite.seen import seen_of, stale
 from choreo.adapters.sqlite.tx import SqliteTx, driven
 from choreo.errors import ChoreoError, StoreError
@@ -298,7 +299,7 @@ class ApplyWork:
         if isinstance(change, Settle):
             self._settle(connection, change)
         elif isinstance(change, Gate):
-            _write_gate(connection, change)
+            _write_gate(connection, self._number(connection, change.key.name), change)
         elif isinstance(change, SetTimer):
             topic, partition, offset = self._place(change.source)
             connection.execute(
@@ -309,9 +310,13 @@ class ApplyWork:
         elif isinstance(change, CancelTimer):
             _cancel_timer(connection, change)
         elif isinstance(change, Remember):
-            _remember(connection, change)
+            handler, _, call = change.name.partition("/")
+            _remember(connection, self._number(connection, handler), call, change)
         elif isinstance(change, SaveState):
             _save_state(connection, change)
+
+    def _number(self, connection: sqlite3.Connection, name: str) -> int:
+        return self._names.get(name) or number_of(connection, name)
 
     def _place(self, source: Source) -> tuple[int, int, int]:
         return self._log.topics[source.topic][0], source.partition, source.offset
@@ -410,17 +415,18 @@ def _release_next(connection: sqlite3.Connection, handler: int, chain: str) -> N
     )
 
 
-def _write_gate(connection: sqlite3.Connection, change: Gate) -> None:
+def _write_gate(connection: sqlite3.Connection, handler: int, change: Gate) -> None:
+    kind, _, scope = change.key
     if change.seq:
         cursor = connection.execute(
             "UPDATE gate SET seq = seq + 1, closed = ?, members = ?"
-            " WHERE kind = ? AND name = ? AND scope = ? AND seq = ?",
-            (change.closed, change.members, *change.key, change.seq),
+            " WHERE kind = ? AND handler = ? AND scope = ? AND seq = ?",
+            (change.closed, change.members, kind, handler, scope, change.seq),
         )
     else:
         cursor = connection.execute(
             "INSERT INTO gate VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO NOTHING",
-            (*change.key, change.closed, change.members),
+            (kind, handler, scope, change.closed, change.members),
         )
     if not cursor.rowcount:
         raise _Lost(Applied.CONFLICT)
@@ -438,16 +444,16 @@ def _cancel_timer(connection: sqlite3.Connection, change: CancelTimer) -> None:
         raise _Lost(Applied.DUPLICATE)
 
 
-def _remember(connection: sqlite3.Connection, change: Remember) -> None:
+def _remember(connection: sqlite3.Connection, handler: int, call: str, change: Remember) -> None:
     if change.state is Memo.RESULT:
         # The first result wins, whoever had the intent.
         unless = "state <> 2"
     else:
         unless = "state = 0" if change.state is Memo.INTENT else "state = 1"
     cursor = connection.execute(
-        "INSERT INTO memo VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        "INSERT INTO memo VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
         f" SET state = excluded.state, result = excluded.result WHERE {unless}",
-        (change.subject, change.name, change.state, change.result),
+        (change.subject, handler, call, change.state, change.result),
     )
     if not cursor.rowcount and change.state is Memo.RESULT:
         raise _Lost(Applied.CONFLICT)

@@ -12,6 +12,10 @@ CREATE TABLE IF NOT EXISTS name (
     id   INTEGER PRIMARY KEY,
     text TEXT NOT NULL UNIQUE           -- of a handler or a mark
 );
+CREATE TABLE IF NOT EXISTS alias (
+    text TEXT PRIMARY KEY,              -- a former name
+    id   INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS topic (
     id         INTEGER PRIMARY KEY,
     name       TEXT NOT NULL UNIQUE,
@@ -60,12 +64,12 @@ CREATE INDEX IF NOT EXISTS inbox_due ON inbox (due) WHERE status = 1 AND due IS 
 CREATE INDEX IF NOT EXISTS inbox_chain ON inbox (handler, chain, offset) WHERE status = 1;
 CREATE TABLE IF NOT EXISTS gate (
     kind    TEXT NOT NULL,
-    name    TEXT NOT NULL,
+    handler INTEGER NOT NULL,
     scope   TEXT NOT NULL,
     seq     INTEGER NOT NULL,
     closed  INTEGER NOT NULL,
     members BLOB NOT NULL,
-    PRIMARY KEY (kind, name, scope)
+    PRIMARY KEY (kind, handler, scope)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS timer (
     id        BLOB PRIMARY KEY,
@@ -86,11 +90,13 @@ CREATE TABLE IF NOT EXISTS state (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS memo (
     subject BLOB NOT NULL,
-    name    TEXT NOT NULL,                        -- handler/name of the call
+    handler INTEGER NOT NULL,
+    name    TEXT NOT NULL,                        -- of the call
     state   INTEGER NOT NULL,                     -- 0 closed, 1 intent, 2 result
     result  BLOB NOT NULL,
-    PRIMARY KEY (subject, name)
+    PRIMARY KEY (subject, handler, name)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS memo_open ON memo (handler) WHERE state = 1;
 CREATE TABLE IF NOT EXISTS migration (
     service TEXT NOT NULL,
     file    TEXT NOT NULL,

@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import select_rows
+from choreo.adapters.sqlite.names import known
 from choreo.adapters.sqlite.tx import SqliteTx, driven
 from choreo.errors import FencedError, StoreError
 from choreo.events import Partition
@@ -38,14 +39,16 @@ INBOX = (
     " CROSS JOIN topic ON topic.id = inbox.topic"
 )
 GATE = (
-    "SELECT kind, name, scope, seq, closed, members FROM asked"
-    " CROSS JOIN gate ON kind = column1 AND name = column2 AND scope = column3"
+    "SELECT kind, handler, scope, seq, closed, members FROM asked"
+    " CROSS JOIN gate ON kind = column1 AND handler = column2 AND scope = column3"
 )
 STATE = (
     "SELECT type, key, version, value FROM asked"
     " CROSS JOIN state ON type = column1 AND key = column2"
 )
-MEMO = "SELECT subject, name, state, result FROM asked CROSS JOIN memo ON subject = column1"
+MEMO = (
+    "SELECT subject, handler, name, state, result FROM asked CROSS JOIN memo ON subject = column1"
+)
 
 
 def seen_of(
@@ -56,7 +59,7 @@ def seen_of(
     for want in wants:
         asked += (names[want.handler], want.subject)
     rows = {(row[0], row[1]): row for row in select_rows(connection, INBOX, 2, asked)}
-    gates = _gates(connection, wants)
+    gates = _gates(connection, names, wants)
     states = _states(connection, wants)
     memos = _memos(connection, wants)
     if not rows and not gates and not states and not memos:
@@ -73,7 +76,7 @@ def seen_of(
                 status, source, payload_hash, run, attempt,
                 {key: gates.get(key, NO_GATE) for key in want.gates},
                 states.get(want.state, NO_STATE) if want.state else None,
-                _own_memos(memos, want),
+                memos.get((want.subject, names[want.handler]), {}) if want.memos else {},
             )
         )  # fmt: skip
     return found
@@ -86,12 +89,19 @@ def _plain_seen(want: Want) -> Seen:
     return Seen(gates=gates, state=NO_STATE if want.state else None)
 
 
-def _gates(connection: sqlite3.Connection, wants: Sequence[Want]) -> dict[GateKey, GateSeen]:
-    asked = {key for want in wants for key in want.gates}
-    rows = select_rows(connection, GATE, 3, [part for key in asked for part in key])
+def _gates(
+    connection: sqlite3.Connection, names: Mapping[str, int], wants: Sequence[Want]
+) -> dict[GateKey, GateSeen]:
+    asked: dict[tuple[str, int, str], GateKey] = {}
+    for want in wants:
+        for key in want.gates:
+            number = names.get(key.name) or known(connection, key.name)
+            if number is not None:
+                asked[key.kind, number, key.scope] = key
+    rows = select_rows(connection, GATE, 3, [part for row in asked for part in row])
     return {
-        GateKey(kind, name, scope): GateSeen(seq, bool(closed), members)
-        for kind, name, scope, seq, closed, members in rows
+        asked[kind, number, scope]: GateSeen(seq, bool(closed), members)
+        for kind, number, scope, seq, closed, members in rows
     }
 
 
@@ -105,22 +115,12 @@ def _states(
 
 def _memos(
     connection: sqlite3.Connection, wants: Sequence[Want]
-) -> dict[bytes, dict[str, tuple[Memo, bytes]]]:
+) -> dict[tuple[bytes, int], dict[str, tuple[Memo, bytes]]]:
     asked = list({want.subject for want in wants if want.memos})
-    found: dict[bytes, dict[str, tuple[Memo, bytes]]] = {}
-    for subject, name, state, result in select_rows(connection, MEMO, 1, asked):
-        found.setdefault(subject, {})[name] = (Memo(state), result)
+    found: dict[tuple[bytes, int], dict[str, tuple[Memo, bytes]]] = {}
+    for subject, handler, name, state, result in select_rows(connection, MEMO, 1, asked):
+        found.setdefault((subject, handler), {})[name] = (Memo(state), result)
     return found
-
-
-def _own_memos(
-    memos: Mapping[bytes, Mapping[str, tuple[Memo, bytes]]], want: Want
-) -> dict[str, tuple[Memo, bytes]]:
-    prefix = f"{want.handler}/"
-    listed = memos.get(want.subject, {}) if want.memos else {}
-    return {
-        name.removeprefix(prefix): memo for name, memo in listed.items() if name.startswith(prefix)
-    }
 
 
 # ── due ──────────────────────────────────────────────────────────────────────────────────

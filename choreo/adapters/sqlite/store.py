@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from choreo.adapters.sqlite.apply import ApplyWork
 from choreo.adapters.sqlite.log import Log
+from choreo.adapters.sqlite.names import adopt, known
 from choreo.adapters.sqlite.seen import (
     Session,
     due_of,
@@ -58,7 +59,9 @@ class SqliteStore:
             self._database.foreign = (
                 object()
             )  # whoever owned them in this process has to look again
-            return take_over(connection, group, partitions)
+            owned = take_over(connection, group, partitions)
+            owned.held = [(self._present(connection, name), chain) for name, chain in owned.held]
+            return owned
 
         owned = await self._database.write(take)
         self._owned.append(owned)
@@ -68,7 +71,7 @@ class SqliteStore:
 
     async def load(self, wants: Sequence[Want]) -> Sequence[Seen]:
         self._check()
-        await self._learn({want.handler for want in wants})
+        await self._learn({want.handler: want.former for want in wants})
         names = self._names
         return await self._database.read(lambda c: seen_of(c, names, wants))
 
@@ -133,38 +136,36 @@ class SqliteStore:
     async def _prepare(self, plans: Sequence[Plan]) -> None:
         """Learn the numbers of handlers and topics that these plans name."""
         names, topics = self._names, self._log.topics
-        unknown: set[str] = set()
+        unknown: dict[str, tuple[str, ...]] = {}
         for plan in plans:
             for change in plan.changes:
                 if isinstance(change, (Settle, SetTimer)):
                     if change.handler not in names:
-                        unknown.add(change.handler)
+                        unknown[change.handler] = ()
                 elif isinstance(change, Publish) and change.record.topic not in topics:
                     await self._log.refresh()
             if plan.want is not None and plan.want.handler not in names:
-                unknown.add(plan.want.handler)
+                unknown[plan.want.handler] = plan.want.former
         await self._learn(unknown)
 
-    async def _learn(self, names: Collection[str]) -> None:
-        unknown = [name for name in names if name not in self._names]
-        if not unknown:
-            return
+    async def _learn(self, names: Mapping[str, tuple[str, ...]]) -> None:
+        unknown = {name: former for name, former in names.items() if name not in self._names}
+        if unknown:
+            found = await self._database.write(lambda c: adopt(c, unknown))
+            self._names.update(found)
+            self._texts.update({number: name for name, number in found.items()})
 
-        def add(connection: sqlite3.Connection) -> None:
-            connection.executemany(
-                "INSERT INTO name (text) VALUES (?) ON CONFLICT DO NOTHING",
-                [(name,) for name in unknown],
-            )
-
-        await self._database.write(add)
-        await self._refresh_names()
+    def _present(self, connection: sqlite3.Connection, name: str) -> str:
+        """Give the name that we have for what others may have renamed."""
+        number = known(connection, name)
+        return name if number is None else self._texts.get(number, name)
 
     async def _refresh_names(self) -> None:
+        """Learn what others have named; a number of ours keeps the name that we have for it."""
         rows = await self._database.read(
             lambda c: c.execute("SELECT id, text FROM name").fetchall()
         )
-        self._names.update({text: number for number, text in rows})
-        self._texts.update(dict(rows))
+        self._texts = {**dict(rows), **self._texts}
 
     def _check(self) -> None:
         if self._closed:

@@ -13,6 +13,7 @@ from choreo.ports import Applied, Broker, Due, Seen, Store, Topic, Want
 from choreo.testing.clock import ManualClock
 
 __all__ = [
+    "GROUP",
     "HANDLER",
     "TOPIC",
     "MakePlace",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from choreo.testing.contracts.claims import ClaimContract
 from choreo.testing.contracts.guarding import GuardContract
+from choreo.testing.contracts.naming import NamingContract
 from choreo.testing.contracts.sections import SectionContract
 from choreo.testing.contracts.waiting import WaitingContract
 
 __all__ = ["StoreContract"]
 
 
-class StoreContract(ClaimContract, WaitingContract, GuardContract, SectionContract):
+class StoreContract(ClaimContract, WaitingContract, GuardContract, SectionContract, NamingContract):
     """Inherit it as `TestXStore` and give the fixture `make`: a MakePlace.
 
     Each call opens store and log over one and the same place, with one and the same clock,

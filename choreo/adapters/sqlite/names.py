@@ -1,0 +1,111 @@
+"""Names of handlers, as the small integers that rows keep.
+
+A handler that was renamed keeps its number, so all that was ever written under a former name
+is found under the present one. The former name stays an alias: an older process that runs
+beside the new one, or comes back, means the same rows.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Mapping
+
+from choreo.errors import ConfigurationError
+from choreo.ports import Tx
+
+__all__ = ["adopt", "known", "number_of", "refuse_orphans"]
+
+
+def number_of(connection: sqlite3.Connection, name: str) -> int:
+    """Give the number of a name, a former one, or a new one."""
+    number = known(connection, name)
+    if number is not None:
+        return number
+    connection.execute("INSERT INTO name (text) VALUES (?)", (name,))
+    (added,) = connection.execute("SELECT last_insert_rowid()").fetchone()
+    return int(added)
+
+
+def adopt(connection: sqlite3.Connection, asked: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
+    """Give the number of each name; it takes over what its former names have."""
+    return {name: _adopted(connection, name, former, asked) for name, former in asked.items()}
+
+
+def _adopted(
+    connection: sqlite3.Connection, name: str, former: tuple[str, ...], asked: Collection[str]
+) -> int:
+    if _canonical(connection, name) is None and (number := known(connection, name)) is not None:
+        (heir,) = connection.execute("SELECT text FROM name WHERE id = ?", (number,)).fetchone()
+        if heir in asked:  # a handler of its own has the name now
+            connection.execute("DELETE FROM alias WHERE text = ?", (name,))
+    found = [number for one in former if (number := _canonical(connection, one)) is not None]
+    if found and known(connection, name) is None:
+        connection.execute("UPDATE name SET text = ? WHERE id = ?", (name, found[0]))
+    number = number_of(connection, name)
+    for other in found:
+        if other != number:
+            _merge(connection, other, number)
+    connection.executemany(
+        "INSERT INTO alias VALUES (?, ?) ON CONFLICT DO UPDATE SET id = excluded.id",
+        [(one, number) for one in former],
+    )
+    return number
+
+
+def _merge(connection: sqlite3.Connection, former: int, number: int) -> None:
+    """Move the rows of a name under another, which had rows of its own already."""
+    for table in ("inbox", "gate", "memo"):  # where both have a row, the heir's stands
+        connection.execute(
+            f"UPDATE OR IGNORE {table} SET handler = ? WHERE handler = ?", (number, former)
+        )
+        connection.execute(f"DELETE FROM {table} WHERE handler = ?", (former,))
+    connection.execute("UPDATE timer SET handler = ? WHERE handler = ?", (number, former))
+    connection.execute("UPDATE alias SET id = ? WHERE id = ?", (number, former))
+    connection.execute("DELETE FROM name WHERE id = ?", (former,))
+
+
+def _canonical(connection: sqlite3.Connection, name: str) -> int | None:
+    row = connection.execute("SELECT id FROM name WHERE text = ?", (name,)).fetchone()
+    return row[0] if row else None
+
+
+def known(connection: sqlite3.Connection, name: str) -> int | None:
+    """Give the number of a name or a former name that was ever written."""
+    row = connection.execute(
+        "SELECT id FROM name WHERE text = ?1 UNION ALL SELECT id FROM alias WHERE text = ?1",
+        (name,),
+    ).fetchone()
+    return row[0] if row else None
+
+
+# ── what nobody would run ────────────────────────────────────────────────────────────────
+
+WAITING = (
+    "SELECT name.id AS id, name.text AS text, what, count(*) AS many FROM ("
+    " SELECT handler, 'parked deliveries' AS what FROM inbox WHERE status = 1"
+    " UNION ALL SELECT handler, 'timers' FROM timer"
+    " UNION ALL SELECT handler, 'open outside calls' FROM memo WHERE state = 1"
+    ") AS waiting JOIN name ON name.id = waiting.handler"
+    " WHERE substr(name.text, 1, length($1)) = $1"
+    " GROUP BY name.id, name.text, what ORDER BY name.text, what"
+)
+
+
+async def refuse_orphans(tx: Tx, service: str, present: Collection[str]) -> None:
+    """Raise ConfigurationError while something waits for a handler that is not `present`."""
+    formers: dict[int, set[str]] = {}
+    for row in await tx.fetch("SELECT text, id FROM alias"):
+        formers.setdefault(row["id"], set()).add(row["text"])
+    found: dict[str, list[str]] = {}
+    for row in await tx.fetch(WAITING, f"{service}."):
+        if not {row["text"], *formers.get(row["id"], ())} & set(present):
+            found.setdefault(row["text"], []).append(f"{row['many']} {row['what']}")
+    if found:
+        waiting = "; ".join(f"{name}: {', '.join(counts)}" for name, counts in found.items())
+        raise ConfigurationError(
+            f"something waits for handlers that the service does not have: {waiting}",
+            code="CH1013",
+            fix="name the former name in was= of its heir, or run the old handler until "
+            "nothing waits for it",
+            service=service,
+        )
