@@ -147,7 +147,7 @@ class App:
         await self._ensure(self._topics_of())
         for service in self.services:
             await migrate(self.store, service)
-        await self._refuse_orphans()
+        await refuse_orphans(self.store, {c.service.name: c.names for c in self._compiled})
         if self.services:
             await self.broker.publish([self._manifest(service) for service in self.services])
         self._worker = Worker(
@@ -297,13 +297,6 @@ class App:
                     service=service.name,
                 ) from exc
         return found
-
-    async def _refuse_orphans(self) -> None:
-        for one in self._compiled:
-            routes = one.by_name.values()
-            present = {name for route in routes for name in (route.name, *route.former)}
-            async with self.store.transaction() as tx:
-                await refuse_orphans(tx, one.service.name, present)
 
     def _topics_of(self) -> set[str]:
         topics = {STEPS_TOPIC, DEAD_TOPIC, MANIFESTS_TOPIC}
