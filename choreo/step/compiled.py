@@ -40,6 +40,12 @@ class Compiled:
         self.unreadable = _unreadable(service.name)
         self.by_name[self.unreadable.name] = self.unreadable
 
+    @property
+    def names(self) -> frozenset[str]:
+        """All names under which the store may keep something of it, present and former ones."""
+        routes = self.by_name.values()
+        return frozenset(name for route in routes for name in (route.name, *route.former))
+
 
 def compiled(service: Service, resources: Mapping[type, Any]) -> Compiled:
     """Compile; raises ConfigurationError when the service can not run with these resources."""

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Collection, Mapping
 
 from choreo.errors import ConfigurationError
-from choreo.ports import Tx
+from choreo.ports import Store, Tx
 
 __all__ = ["adopt", "known", "number_of", "refuse_orphans"]
 
@@ -91,8 +91,14 @@ WAITING = (
 )
 
 
-async def refuse_orphans(tx: Tx, service: str, present: Collection[str]) -> None:
-    """Raise ConfigurationError while something waits for a handler that is not `present`."""
+async def refuse_orphans(store: Store, services: Mapping[str, Collection[str]]) -> None:
+    """Raise ConfigurationError while something waits for handlers that a service has not."""
+    for service, present in services.items():
+        async with store.transaction() as tx:
+            await _refuse_orphans(tx, service, present)
+
+
+async def _refuse_orphans(tx: Tx, service: str, present: Collection[str]) -> None:
     formers: dict[int, set[str]] = {}
     for row in await tx.fetch("SELECT text, id FROM alias"):
         formers.setdefault(row["id"], set()).add(row["text"])
