@@ -1,6 +1,6 @@
 """choreo: event-driven choreography with what only orchestrators had, and no orchestrator."""
 
-from choreo.app import App, run, transaction
+from choreo.app import App, transaction
 from choreo.audit import Evidence
 from choreo.context import Context, Failure, State
 from choreo.errors import (
@@ -14,6 +14,7 @@ from choreo.errors import (
 from choreo.events import Event, Secret
 from choreo.policies import Retry
 from choreo.ports import Tx
+from choreo.running import run
 from choreo.service import After, Cancel, Flow, Service
 
 __all__ = [

@@ -13,7 +13,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -24,7 +24,6 @@ from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.adapters.system import SystemClock
 from choreo.codec import JSON_TYPE, encode
 from choreo.context import State
-from choreo.environment import adopt_dotenv
 from choreo.errors import ChoreoError, ConfigurationError
 from choreo.events import (
     CONTENT_TYPE,
@@ -53,17 +52,16 @@ from choreo.worker import Limits, Worker
 
 __all__ = [
     "App",
-    "alone",
     "database_path",
     "embedded",
     "open_broker",
     "open_views",
-    "run",
     "system_clock",
     "transaction",
 ]
 
 S = TypeVar("S", bound=State)
+log = logging.getLogger("choreo.app")
 
 FOLDER = ".choreo"
 FILE = "choreo.db"
@@ -180,10 +178,16 @@ class App:
                 self.gave_up = worker.gave_up
 
     async def _in_time(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Close; what was left behind may hold it up, but not for ever."""
-        with suppress(TimeoutError):
+        """Close; what was left behind, or a full disk, does not keep us."""
+        try:
             async with asyncio.timeout(CLOSE_S if self.gave_up else None):
                 await close()
+        except TimeoutError:
+            return
+        except ChoreoError as exc:
+            if not exc.transient:
+                raise
+            log.warning("closed, but not in order; the next start makes up for it: %s", exc)
 
     async def serve(self) -> None:
         """Work until SIGTERM or SIGINT, then drain; at a second signal leave at once.
@@ -385,49 +389,6 @@ def database_path(folder: str | Path | None = None) -> str:
             fix="use sqlite:///path/choreo.db",
         )
     return path
-
-
-@asynccontextmanager
-async def alone(app: App) -> AsyncIterator[App]:
-    """Start and stop an App that has its process to itself.
-
-    Handlers that nothing can end (one that swallows its cancellation, a thread that never
-    comes back) are left behind with the process: it ends at once, with exit code 1.
-    """
-    try:
-        async with app:
-            yield app
-    except ChoreoError as exc:
-        if app.gave_up:
-            sys.stderr.write(f"error: {exc}\n")
-            _leave()
-        raise
-    if app.gave_up:
-        _leave()
-
-
-def _leave() -> None:
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def run(*services: Service) -> None:
-    """Run services until SIGTERM or SIGINT: the whole of a service's `__main__`."""
-
-    async def main() -> None:
-        async with alone(App(*services)) as app:
-            names = ", ".join(service.name for service in services)
-            sys.stderr.write(f"running {names} on {database_path()}; Ctrl-C ends it\n")
-            await app.serve()
-
-    try:
-        adopt_dotenv()
-        asyncio.run(main())
-    except ChoreoError as exc:
-        sys.stderr.write(f"error: {exc}\n")
-        raise SystemExit(1) from None
 
 
 @asynccontextmanager

@@ -12,11 +12,12 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from choreo.app import App, alone, open_broker, open_views, system_clock
+from choreo.app import App, open_broker, open_views, system_clock
 from choreo.cli.loading import services
 from choreo.cli.output import execute, say
 from choreo.cli.settings import Settings
 from choreo.ports import Broker, Clock, ViewStore
+from choreo.running import alone
 from choreo.tracker import Tracker
 
 __all__ = ["clock", "develop", "run_services", "run_tracker", "source_files", "step_back"]

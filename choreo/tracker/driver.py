@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 
-from choreo.errors import StoreConflictError
+from choreo.errors import ChoreoError, StoreConflictError
 from choreo.events import ID, Record
 from choreo.ports import Broker, Clock, Fact, FlowSummary, ViewBatch, ViewStore
 from choreo.tracker.catalog import Catalog
@@ -15,6 +16,10 @@ from choreo.tracker.view import FlowView
 
 __all__ = ["Tracker", "catalog_of", "view_of"]
 
+log = logging.getLogger("choreo.tracker")
+
+OUTAGE_S = 1.0
+"""Between two looks at a log, or at views, that do not answer."""
 BATCH = 3000
 """Records in one transaction, when so many wait: a flow's row is then written less often."""
 REST_S = 0.02
@@ -60,10 +65,18 @@ class Tracker:
         """Follow the log until `stop` is called or the task is cancelled.
 
         It looks at the end of the log every 20 ms: that is less work than to be told of
-        each record, and one transaction takes all that came.
+        each record, and one transaction takes all that came. While log or views do not
+        answer, on a full disk say, it waits.
         """
         while not self._stopped:
-            await self.catch_up()
+            try:
+                await self.catch_up()
+            except ChoreoError as exc:
+                if not exc.transient:
+                    raise
+                log.warning("the tracker waits, and goes on where it was: %s", exc)
+                await self._clock.sleep(OUTAGE_S)
+                self._begun = False  # what was written, and what not, is to be asked
             await self._clock.sleep(REST_S)
 
     async def catch_up(self) -> int:

@@ -87,7 +87,10 @@ class Committer:
     async def _write_again(self, d: Delivery, plan: Plan, error: Exception) -> None:
         """What the store could not write is no failure of the handler: it costs no attempt."""
         pipeline = self._pipeline
-        log.error("%s could not be recorded, it is tried again: %s", d.route.name, error)
+        if isinstance(error, ChoreoError) and error.transient:
+            pipeline.say_outage(error)
+        else:
+            log.error("%s could not be recorded, it is tried again: %s", d.route.name, error)
         await pipeline.put_off(pipeline.limits.outage_s)
         if plan.section is not None:
             pipeline.load(d)

@@ -95,6 +95,7 @@ class Pipeline:
         self.delayed = 0  # wait for their time
         self.behind = 0  # wait behind another one of their chain
         self.sleeping = 0
+        self._outage_said = -math.inf
         self.failure: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -190,5 +191,12 @@ class Pipeline:
             except ChoreoError as exc:
                 if not exc.transient:
                     raise
-                log.warning("the store does not answer: %s", exc)
+                self.say_outage(exc)
             await self.sleep(self.limits.outage_s)
+
+    def say_outage(self, error: ChoreoError) -> None:
+        """Say that the store is down: once every `outage_s`, however many wait for it."""
+        now = self.clock.elapsed()
+        if now >= self._outage_said + self.limits.outage_s:
+            self._outage_said = now
+            log.warning("the store does not answer, everything waits for it: %s", error)

@@ -30,6 +30,12 @@ async def until(true: Callable[[], object], *, within_s: float = WITHIN_S) -> No
         await asyncio.sleep(LOOK_S)
 
 
+def rows_of(path: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    """Read, or write, a database."""
+    with closing(sqlite3.connect(path, timeout=10)) as db, db:
+        return db.execute(sql, values).fetchall()
+
+
 @dataclass
 class Desk:
     """One folder; what stays is what the log has."""
@@ -49,8 +55,7 @@ class Desk:
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Read, or write, the file behind everybody's back."""
-        with closing(sqlite3.connect(self.folder / "choreo.db", timeout=10)) as db, db:
-            return db.execute(sql, values).fetchall()
+        return rows_of(self.folder / "choreo.db", sql, *values)
 
     def write(self, topic: str, headers: object, value: object, *, key: object = b"x") -> None:
         """Append a record as a stranger would; `headers` is a mapping or the very text."""

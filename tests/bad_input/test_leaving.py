@@ -12,7 +12,7 @@ from tests.cli.conftest import Terminal
 STUBBORN = """
 import asyncio, sys, threading, time
 from choreo import App, Event, Service, Tx
-from choreo.app import alone
+from choreo.running import alone
 from choreo.worker import Limits
 
 class Placed(Event, topic="desk.placed", key="k"):

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,15 @@ class Terminal:
         path.write_text(text, encoding="utf-8")
         return path
 
-    def call(self, *arguments: str, stdin: str | None = None, **environment: str) -> Said:
+    def call(
+        self,
+        *arguments: str,
+        stdin: str | None = None,
+        under: Sequence[str] = (),
+        **environment: str,
+    ) -> Said:
         done = subprocess.run(
-            [sys.executable, "-m", "choreo", *arguments],
+            [*under, sys.executable, "-m", "choreo", *arguments],
             cwd=self.folder, env=self.environment(**environment), capture_output=True,
             input=stdin, text=True, timeout=WITHIN_S, check=False,
         )  # fmt: skip

@@ -127,9 +127,11 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
-        if self._owned and not self._database.closed:
-            await self._database.write(lambda c: let_go(c, self._owned))
-        await self._database.close()
+        try:
+            if self._owned and not self._database.closed:
+                await self._database.write(lambda c: let_go(c, self._owned))
+        finally:
+            await self._database.close()
 
     # ── names ────────────────────────────────────────────────────────────────────────────
 
