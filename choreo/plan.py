@@ -6,7 +6,7 @@ use of one, never a new verb of the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -163,24 +163,32 @@ class Owned:
     """What a worker owns: partitions of a group, each with the epoch it was taken at.
 
     `held` has the (handler, chain) of every parked delivery found at the takeover: what
-    comes later in such a chain waits behind it.
+    comes later in such a chain waits behind it. `unclean` are the partitions whose former
+    owner has crashed. A worker counts in `open` what it has on its way, and sets `lost`
+    once the partitions are not its own any more.
     """
 
-    __slots__ = ("checked", "epochs", "group", "held", "holder")
+    __slots__ = ("checked", "epochs", "group", "held", "lost", "open", "unclean")
 
     def __init__(
         self,
         group: str,
-        holder: str,
         epochs: dict[Partition, int],
         held: Sequence[tuple[str, str]] = (),
+        unclean: Collection[Partition] = (),
     ) -> None:
-        """Say who holds which partitions at which epochs, and what was left parked."""
+        """Say which partitions, at which epochs, and what was left."""
         self.group = group
-        self.holder = holder
         self.epochs = epochs
         self.held = held
+        self.unclean = unclean
+        self.open = 0
+        self.lost = False
         self.checked: object = None  # the store's own mark of when it last saw the epochs
+
+    def only(self, partition: Partition) -> Owned:
+        """Give one partition alone: what a delivery's plans stand on."""
+        return Owned(self.group, {partition: self.epochs[partition]})
 
 
 class Plan(NamedTuple):

@@ -15,8 +15,10 @@ from choreo.events import Partition, Record
 from choreo.plan import GateKey, Memo, Owned, Parked, Plan, Source, Status
 
 __all__ = [
+    "ORPHANS",
     "UNWRITTEN",
     "Applied",
+    "Assignee",
     "Broker",
     "BrokerTraits",
     "Clock",
@@ -94,12 +96,32 @@ class Subscription(Protocol):
         """Give the partitions that are ours now."""
         ...
 
+    @property
+    def shared(self) -> bool:
+        """Tell whether other members have a part of the group's partitions."""
+        ...
+
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Set where the group goes on: per partition the offset to read next."""
+        """Set where the group goes on: per partition the offset to read next.
+
+        Passes over partitions that are not ours any more.
+        """
         ...
 
     async def close(self) -> None:
         """Leave the group. May be called twice; a waiting `poll` returns nothing."""
+        ...
+
+
+class Assignee(Protocol):
+    """Who is told which partitions of a subscription are its own."""
+
+    async def assigned(self, partitions: Collection[Partition]) -> None:
+        """Take them over: their records come once this has returned."""
+        ...
+
+    async def revoked(self, partitions: Collection[Partition]) -> None:
+        """Come to rest in them: no record of them comes, and another member waits for them."""
         ...
 
 
@@ -119,8 +141,15 @@ class Broker(Protocol):
         """
         ...
 
-    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
-        """Join a group; a new one starts at the earliest record."""
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, assignee: Assignee | None = None
+    ) -> Subscription:
+        """Join a group; a new one starts at the earliest record.
+
+        Partitions that are free are assigned before this returns. When members come and
+        go, partitions move: one member at a time has a partition, and a member that is
+        gone, or has not moved for its lease, loses its own.
+        """
         ...
 
     def read(
@@ -205,6 +234,8 @@ class Seen(NamedTuple):
     memos: Mapping[str, tuple[Memo, bytes]] = {}
 
 
+ORPHANS = Partition("", 0)
+"""Stands for the partitions that no member of a group subscribes to any more."""
 UNWRITTEN = "CH4008"
 """Code of the StoreError in a plan's place whose changes, not its section, failed."""
 
@@ -232,15 +263,10 @@ class Due(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoreTraits:
-    """What a store can do.
-
-    `publishes`: `apply` appends to the log by itself. `partitioned`: what is due is given
-    to the owner of its partition; otherwise to the owner of the group.
-    """
+    """What a store can do. `publishes`: `apply` appends to the log by itself."""
 
     durable: bool
     publishes: bool
-    partitioned: bool
 
 
 class Store(Protocol):
@@ -258,7 +284,8 @@ class Store(Protocol):
     async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
         """Take the partitions over: their epochs rise, plans of former owners are stale.
 
-        Raises FencedError while a living process holds them.
+        A partition that the broker has given to another member since is not in the answer.
+        ORPHANS stands for all partitions that no member of the group subscribes to.
         """
         ...
 
@@ -284,7 +311,8 @@ class Store(Protocol):
     ) -> tuple[Sequence[Due], float | None]:
         """Give what is due by now, earliest first, and when the next after these is due.
 
-        Leaves out each (handler, subject) in `skip`: it is being handled.
+        Only what came in on partitions of `owned`. Leaves out each (handler, subject) in
+        `skip`: it is being handled.
         """
         ...
 

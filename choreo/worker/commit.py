@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from choreo.errors import ChoreoError, DecodeError, FencedError
+from choreo.errors import ChoreoError, DecodeError
 from choreo.plan import Change, Plan, SetTimer, Settle, Status
 from choreo.ports import UNWRITTEN, Applied
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
@@ -27,6 +27,7 @@ class Committer:
         self._pipeline = pipeline
         self._runners = runners
         pipeline.settled = self._settled
+        pipeline.drop = self._drop
         pipeline.decide_again = self._look_and_decide
 
     async def commit(self) -> None:
@@ -67,12 +68,8 @@ class Committer:
 
     def _not_applied(self, d: Delivery, plan: Plan, result: Applied | BaseException) -> None:
         if result is Applied.STALE:
-            raise FencedError(
-                "another process has taken the partition over",
-                fix="let one process at a time run a service",
-                handler=d.route.name,
-            )
-        if result is Applied.DUPLICATE:
+            self._drop(d)
+        elif result is Applied.DUPLICATE:
             self._committed(d, ())
         elif isinstance(result, MoreGates):
             self._runners.look_again(d, result)
@@ -147,13 +144,23 @@ class Committer:
         lane: Lane = d.lane
         if not d.simple:
             self._noted(lane, d, changes)
-        following = lane.unchained(d)
-        if following is not None:
-            self._pipeline.behind -= 1
-            self._pipeline.load(following)
         d.batch.left -= 1
         lane.uncommitted = True
+        self._ended(lane, d)
+
+    def _drop(self, d: Delivery) -> None:
+        """Leave a delivery to the process that has its partition now."""
+        lane: Lane = d.lane
+        lane.drop(d)
+        self._ended(lane, d)
+
+    def _ended(self, lane: Lane, d: Delivery) -> None:
         pipeline = self._pipeline
+        following = lane.unchained(d)
+        if following is not None:
+            pipeline.behind -= 1
+            pipeline.load(following)
+        d.owned.open -= 1  # type: ignore[union-attr]
         pipeline.in_flight -= 1
         if pipeline.in_flight == pipeline.limits.in_flight_max:
             pipeline.room.set()
@@ -163,6 +170,8 @@ class Committer:
         """Keep book of what is parked and due."""
         if d.due_key is not None:
             lane.running_due.discard(d.due_key)
+        if d.owned is None or d.owned.lost:
+            return
         chain = (d.route.name, d.chain_text())
         own = _own_settle(changes)
         dues = [

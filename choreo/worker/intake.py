@@ -48,7 +48,9 @@ class Intake:
             if TYPE not in record.headers:
                 record, readable = _unwrapped(record)
             headers = record.headers
-            lane.took(record, batch)
+            claim = lane.took(record, batch)
+            if claim is None:  # revoked since it was polled
+                continue
             if readable:
                 routes = by_type.get(headers.get(TYPE, ""), ())
             else:
@@ -58,7 +60,7 @@ class Intake:
             subject = subject_of(record)
             hashed = payload_hash(record.value)
             for route in routes:
-                d = lane.delivery(route, record, subject, batch)
+                d = lane.delivery(route, record, subject, claim, batch)
                 d.payload_hash = hashed
                 added += 1
                 if not _first_of_chain(lane, d):
@@ -93,12 +95,25 @@ class Intake:
                 lane.due_at(after)
             if len(rows) == most:
                 await pipeline.wait_for_room()
-            elif lane.next_due is None:
-                await lane.due_added.wait()
-            elif (delay := lane.next_due - pipeline.clock.now()) > 0:
-                await pipeline.sleep_or(lane.due_added, delay)
+            else:
+                await self._until_due(lane)
+
+    async def _until_due(self, lane: Lane) -> None:
+        """Wait for the next due time. Where others share the group they may add what is due."""
+        sweep_s = self._pipeline.limits.sweep_s if lane.subscription.shared else None
+        if lane.next_due is None and sweep_s is None:
+            await lane.due_added.wait()
+            return
+        delays = [] if sweep_s is None else [sweep_s]
+        if lane.next_due is not None:
+            delays.append(lane.next_due - self._pipeline.clock.now())
+        if min(delays) > 0:
+            await self._pipeline.sleep_or(lane.due_added, min(delays))
 
     def _take_due(self, lane: Lane, row: Due) -> None:
+        claim = lane.claim_of(row.source)
+        if claim is None:  # revoked since it was read
+            return
         lane.running_due.add((row.handler, row.subject))
         route = route_of(lane.compiled.by_name, row.handler, lane.compiled.former)
         if route is None:
@@ -108,7 +123,8 @@ class Intake:
                 row.handler,
             )
             return
-        d = thawed(route, row, lane.owned)
+        d = thawed(route, row, claim)
+        claim.open += 1
         d.lane = lane
         d.batch = Batch(left=1)
         d.due_key = (row.handler, row.subject)
@@ -136,6 +152,9 @@ class Intake:
         wants = []
         loading = []
         for d in batch:
+            if d.owned.lost:  # type: ignore[union-attr]
+                pipeline.drop(d)
+                continue
             try:
                 wants.append(want(d))
             except Exception as exc:  # noqa: BLE001 - bytes that no decision can be made on

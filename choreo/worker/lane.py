@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 from choreo.events import BRANCH, CAUSE, FLOW, ID, SOURCE, Partition, Record, id_bytes, scope_of
 from choreo.plan import Owned, Source
-from choreo.ports import Subscription
+from choreo.ports import ORPHANS, Subscription
 from choreo.step import Compiled, Delivery, Route, want
 
 new = tuple.__new__  # half the time of a NamedTuple's own constructor
@@ -30,13 +30,15 @@ class Batch:
 class Lane:
     """One service in one worker."""
 
-    def __init__(self, compiled: Compiled, subscription: Subscription, owned: Owned) -> None:
-        """Begin with what the takeover found parked."""
+    subscription: Subscription
+
+    def __init__(self, compiled: Compiled) -> None:
+        """Begin with no partition."""
         self.compiled = compiled
-        self.subscription = subscription
-        self.owned = owned
         self.name = compiled.service.name
-        self.held: Counter[tuple[str, str]] = Counter(owned.held)
+        self.owned = Owned(self.name, {})
+        self.claims: dict[tuple[str, int], Owned] = {}
+        self.held: Counter[tuple[str, str]] = Counter()
         self.running_due: set[tuple[str, bytes]] = set()
         self.next_due: float | None = 0.0
         self.uncommitted = False
@@ -44,13 +46,68 @@ class Lane:
         self._chains: dict[Hashable, Delivery] = {}
         self._open: deque[Batch] = deque()
         self._last: dict[tuple[str, int], int] = {}
+        self._dropped: list[Delivery] = []
 
-    def took(self, record: Record, batch: Batch) -> None:
-        """Note a polled record."""
+    # ── partitions ───────────────────────────────────────────────────────────────────────
+
+    def gain(self, owned: Owned) -> None:
+        """Go on with partitions that are ours now."""
+        for partition, epoch in owned.epochs.items():
+            self.owned.epochs[partition] = epoch
+            self.claims[partition] = owned.only(partition)
+        self.held.update(owned.held)
+        self.due_at(0.0)
+        self.due_added.set()
+
+    def lose(self, partitions: Collection[Partition]) -> list[Owned]:
+        """Take nothing new of these partitions; give the claims that may have something open."""
+        lost = []
+        for partition in partitions:
+            if self.owned.epochs.pop(partition, None) is not None:
+                claim = self.claims.pop(partition)
+                claim.lost = True
+                lost.append(claim)
+            prefix = f"{partition.topic}/{partition.number}/"
+            for chain in [chain for chain in self.held if chain[1].startswith(prefix)]:
+                del self.held[chain]
+        return lost
+
+    def forget(self, partitions: Collection[Partition]) -> None:
+        """Keep no book of these partitions any more; they have been committed."""
+        places = frozenset(partitions)
+        for place in places:
+            self._last.pop(place, None)
+            for batch in self._open:
+                batch.firsts.pop(place, None)
+        kept = []
+        for d in self._dropped:
+            if (d.source.topic, d.source.partition) in places:
+                d.batch.left -= 1
+            else:
+                kept.append(d)
+        self._dropped = kept
+
+    def drop(self, d: Delivery) -> None:
+        """Leave a delivery to the partition's next owner: its offset may not be passed."""
+        self._dropped.append(d)
+        if d.due_key is not None:
+            self.running_due.discard(d.due_key)
+
+    def claim_of(self, source: Source) -> Owned | None:
+        """Give what a delivery stands on; None when its partition is not ours."""
+        return self.claims.get(source[:2]) or self.claims.get(ORPHANS)
+
+    # ── watermarks ───────────────────────────────────────────────────────────────────────
+
+    def took(self, record: Record, batch: Batch) -> Owned | None:
+        """Note a polled record; give its partition's claim, None if that is not ours any more."""
         place = (record.topic, record.partition)
-        self._last[place] = record.offset
-        if place not in batch.firsts:
-            batch.firsts[place] = record.offset
+        claim = self.claims.get(place)
+        if claim is not None:
+            self._last[place] = record.offset
+            if place not in batch.firsts:
+                batch.firsts[place] = record.offset
+        return claim
 
     def arrived(self, batch: Batch) -> None:
         """Note a batch; its deliveries are counted now."""
@@ -69,11 +126,14 @@ class Lane:
                     found[Partition(*place)] = first
         return found
 
-    def delivery(self, route: Route, record: Record, subject: bytes, batch: Batch) -> Delivery:
+    def delivery(
+        self, route: Route, record: Record, subject: bytes, claim: Owned, batch: Batch
+    ) -> Delivery:
         """Make the delivery of a polled record."""
         source = new(Source, (record.topic, record.partition, record.offset))
         d = Delivery(route, record, subject, source)
-        d.owned = self.owned
+        d.owned = claim
+        claim.open += 1
         d.lane = self
         d.batch = batch
         return d

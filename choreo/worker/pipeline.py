@@ -29,7 +29,9 @@ class Limits:
     `in_flight_max` deliveries are taken before polling waits, `poll_max` records polled and
     `batch_max` deliveries loaded or committed at once, `runners_max` handlers run at the
     same time, `burst` of them before other tasks have their turn. Offsets are committed
-    every `commit_every_s` seconds; `drain_s` seconds are given to what runs at the end.
+    every `commit_every_s` seconds; `drain_s` seconds are given to what runs at the end, and
+    `revoke_s` to what runs in a partition that another process waits for. Where processes
+    share a group's work, each looks every `sweep_s` seconds for what others have made due.
     While the store does not answer it is asked again every `outage_s` seconds.
     A handler that holds the event loop for `blocked_s` seconds, or runs for `stuck_s`, is
     named in the log; it goes on.
@@ -47,6 +49,8 @@ class Limits:
     committers: int = 2
     commit_every_s: float = 0.2
     drain_s: float = 10.0
+    revoke_s: float = 5.0
+    sweep_s: float = 1.0
     outage_s: float = 0.5
     blocked_s: float = 1.0
     stuck_s: float = 60.0
@@ -89,6 +93,7 @@ class Pipeline:
         self.room = asyncio.Event()
         self.wake_runner: Callable[[], None] = lambda: None
         self.settled: Callable[[Delivery], None] = lambda _: None
+        self.drop: Callable[[Delivery], None] = lambda _: None
         self.decide_again: Callable[[Delivery], None] = lambda _: None
         self.stopping = False
         self.in_flight = 0

@@ -64,7 +64,11 @@ class Runners:
                 slots[slot] = None
                 await waiting
                 continue
-            d = slots[slot] = ready.popleft()
+            d = ready.popleft()
+            if d.owned.lost:  # type: ignore[union-attr]
+                self._pipeline.drop(d)
+                continue
+            slots[slot] = d
             if not self._relief:
                 self._relief = True
                 loop.call_soon(self.wake)
@@ -179,7 +183,8 @@ class Runners:
     def fail(self, d: Delivery, error: BaseException) -> None:
         """Decide what follows from a failed attempt, and see to it."""
         if isinstance(error, FencedError):
-            raise error
+            self._pipeline.drop(d)
+            return
         d.error = error
         now, draw = self._pipeline.clock.now(), self._pipeline.caller.draw()
         verdict = failed(d, d.loaded, error, now, draw=draw)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from choreo.errors import ChoreoError, HandlerError
 from choreo.ports import Broker, Clock, Store, Want
 from choreo.step import Compiled
+from choreo.worker.assigned import Assigned
 from choreo.worker.call import Caller
 from choreo.worker.commit import Committer
 from choreo.worker.intake import Intake
@@ -67,10 +68,11 @@ class Worker:
             await self._store.load(
                 [Want(named, bytes(16), former=r.former) for named, r in compiled.by_name.items()]
             )
-            name = compiled.service.name
-            subscription = await self._broker.subscribe(name, compiled.topics)
-            owned = await self._store.own(name, subscription.assigned())
-            self._lanes.append(Lane(compiled, subscription, owned))
+            lane = Lane(compiled)
+            lane.subscription = await self._broker.subscribe(
+                lane.name, compiled.topics, assignee=Assigned(pipeline, lane)
+            )
+            self._lanes.append(lane)
         for lane in self._lanes:
             for loop, what in ((self._intake.due, "due"), (self._intake.poll, "poll")):
                 self._sources.append(pipeline.spawn(loop(lane), f"{what} {lane.name}"))

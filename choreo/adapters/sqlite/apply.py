@@ -147,20 +147,21 @@ class ApplyWork:
         self._sections(connection, sections)
 
     def _drop_stale(self, connection: sqlite3.Connection) -> None:
-        checked: dict[int, frozenset[Any]] = {}
+        foreign = self._log.database.foreign
+        doubted = {
+            id(plan.owned): plan.owned
+            for plan in self._plans
+            if plan.owned is not None and plan.owned.checked is not foreign
+        }
+        if not doubted:  # nobody else has written since
+            return
+        lost = stale(connection, doubted.values())
         for index, plan in enumerate(self._plans):
-            owned = plan.owned
-            if owned is None:
-                continue
-            if owned.checked is self._log.database.foreign:  # nobody else has written since
-                continue
-            if id(owned) not in checked:
-                checked[id(owned)] = stale(connection, owned)
-            if checked[id(owned)]:
+            if id(plan.owned) in lost:
                 self._results[index] = Applied.STALE
-        for index, plan in enumerate(self._plans):
-            if plan.owned is not None and self._results[index] is None:
-                plan.owned.checked = self._log.database.foreign
+        for key, owned in doubted.items():
+            if key not in lost:
+                owned.checked = foreign
 
     def _bulk(self, connection: sqlite3.Connection, plain: list[int]) -> bool:
         connection.execute("SAVEPOINT bulk")

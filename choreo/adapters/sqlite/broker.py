@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import deque
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
 from choreo.adapters.sqlite.database import last_position
 from choreo.adapters.sqlite.log import Log
+from choreo.adapters.sqlite.subscription import SqliteSubscription
 from choreo.errors import BrokerClosedError, BrokerError
-from choreo.events import Partition, Record
-from choreo.ports import BrokerTraits, Topic
+from choreo.events import Record
+from choreo.ports import Assignee, BrokerTraits, Topic
 
 __all__ = ["SqliteBroker"]
 
-BUFFERED_MAX = 50_000
 READ_MOST = 1000
 
 
@@ -66,7 +65,9 @@ class SqliteBroker:
             for _, _, done in pending:
                 done.set_exception(exc)
 
-    async def subscribe(self, group: str, topics: Sequence[str]) -> SqliteSubscription:
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, assignee: Assignee | None = None
+    ) -> SqliteSubscription:
         self._check()
         await self._log.open()
         await self._log.follow()
@@ -79,9 +80,9 @@ class SqliteBroker:
                 fix="create it first: a running App creates its services' topics",
                 topic=", ".join(unknown),
             )
-        subscription = SqliteSubscription(self._log, group, topics)
-        await subscription.join()
+        subscription = SqliteSubscription(self._log, group, topics, assignee)
         self._subscriptions.append(subscription)
+        await subscription.join()
         return subscription
 
     async def read(
@@ -158,136 +159,3 @@ class _Append:
                 done.set_result(None)
             else:
                 done.set_exception(error)
-
-
-class SqliteSubscription:
-    """A group's place. All partitions are its own: one process runs a group at a time."""
-
-    def __init__(self, log: Log, group: str, topics: Sequence[str]) -> None:
-        """Made by `SqliteBroker.subscribe`."""
-        self._log = log
-        self._group = group
-        self._topics = tuple(topics)
-        self._committed: dict[Partition, int] = {}
-        self._delivered: dict[Partition, int] = {}
-        self._buffer: deque[Record] = deque()
-        self._next = 1  # the position to read next, while behind
-        self._tail = False  # fed from memory
-        self._moved = asyncio.Event()
-        self._closed = False
-
-    async def join(self) -> None:
-        """Find out where the group stands."""
-        numbers = [self._log.topics[name][0] for name in self._topics]
-        self._numbers = numbers
-        self._assigned = [
-            Partition(name, number)
-            for name in self._topics
-            for number in range(self._log.topics[name][1])
-        ]
-        rows = await self._log.database.read(
-            lambda c: c.execute(
-                "SELECT topic, partition, offset FROM position WHERE grp = ?", (self._group,)
-            ).fetchall()
-        )
-        stored = {Partition(topic, number): offset for topic, number, offset in rows}
-        self._committed = {partition: stored.get(partition, 1) for partition in self._assigned}
-        self._next = min(self._committed.values(), default=1)
-        self._log.add_feed(self._topics, self._fed)
-
-    def assigned(self) -> Collection[Partition]:
-        return self._assigned
-
-    @property
-    def behind(self) -> int:
-        """How many records wait to be polled."""
-        if self._closed:
-            return 0
-        return len(self._buffer) + (0 if self._tail else self._log.known + 1 - self._next)
-
-    def _fed(self, records: list[Record]) -> None:
-        """Take what was just appended, if it is next; otherwise it is read later."""
-        if self._tail:
-            if len(self._buffer) > BUFFERED_MAX:
-                self._tail = False
-                self._next = records[0].offset
-            else:
-                self._buffer.extend(records)
-        self._moved.set()
-
-    async def poll(self, records_max: int) -> Sequence[Record]:
-        while not self._closed:
-            if self._buffer:
-                return self._take(records_max)
-            if not self._tail:
-                await self._read_on(records_max)
-                if self._buffer:
-                    continue
-            if self._tail:
-                self._moved.clear()
-                await self._moved.wait()
-        return []
-
-    def _take(self, records_max: int) -> list[Record]:
-        buffer = self._buffer
-        if len(buffer) <= records_max:
-            taken = list(buffer)
-            buffer.clear()
-        else:
-            taken = [buffer.popleft() for _ in range(records_max)]
-        delivered = self._delivered
-        for record in taken:
-            delivered[record.topic, record.partition] = record.offset  # type: ignore[index]
-        return taken
-
-    async def _read_on(self, records_max: int) -> None:
-        end = self._log.known
-        if self._next <= end:
-            records, reached = await self._log.database.read(
-                lambda c: self._log.scan(c, self._next, end, self._numbers, records_max)
-            )
-            self._next = reached + 1
-            committed = self._committed
-            self._buffer.extend(
-                r for r in records if r.offset >= committed[Partition(r.topic, r.partition)]
-            )
-        if self._next > self._log.known:
-            self._tail = True
-
-    async def commit(self, offsets: Mapping[Partition, int]) -> None:
-        if self._closed:
-            raise BrokerClosedError("used after close", fix="subscribe again", group=self._group)
-        rows = self._rows_to_commit(offsets)
-        if not rows:
-            return
-
-        def write(connection: sqlite3.Connection) -> None:
-            connection.executemany(
-                "INSERT INTO position (grp, topic, partition, offset) VALUES (?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET offset = max(offset, excluded.offset)",
-                rows,
-            )
-
-        await self._log.database.write(write)
-
-    def _rows_to_commit(self, offsets: Mapping[Partition, int]) -> list[tuple[Any, ...]]:
-        """Give the rows; partitions in which nothing is open go on to where we have read."""
-        beyond = (
-            self._buffer[0].offset
-            if self._buffer
-            else (self._log.known + 1 if self._tail else self._next)
-        )
-        rows = []
-        for partition in self._assigned:
-            offset = offsets.get(partition, self._committed[partition])
-            if self._delivered.get(partition, 0) < offset:
-                offset = max(offset, beyond)
-            if offset > self._committed[partition]:
-                self._committed[partition] = offset
-                rows.append((self._group, partition.topic, partition.number, offset))
-        return rows
-
-    async def close(self) -> None:
-        self._closed = True
-        self._log.drop_feed(self._fed)
-        self._moved.set()

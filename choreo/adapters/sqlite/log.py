@@ -43,6 +43,7 @@ class Log:
         self.topics: dict[str, tuple[int, int]] = {}
         self.names: dict[int, str] = {}
         self.known = 0  # everything up to this position has been fed to the feeds
+        self.siblings: list[asyncio.Event] = []  # members in this process, to be told of changes
         self._feeds: dict[str, list[Feed]] = {}
         self._keyless = 0
         self._watcher: threading.Thread | None = None

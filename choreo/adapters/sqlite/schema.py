@@ -36,12 +36,26 @@ CREATE TABLE IF NOT EXISTS position (
     offset    INTEGER NOT NULL,                   -- to read next
     PRIMARY KEY (grp, topic, partition)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS member (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    grp    TEXT NOT NULL,
+    holder TEXT NOT NULL,                         -- its process
+    topics TEXT NOT NULL,                         -- a JSON list
+    until  REAL NOT NULL                          -- the lease's end, in seconds of uptime
+);
+CREATE TABLE IF NOT EXISTS assignment (
+    grp       TEXT NOT NULL,
+    topic     TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    member    INTEGER NOT NULL,                   -- 0: nobody's
+    PRIMARY KEY (grp, topic, partition)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS owner (
     grp       TEXT NOT NULL,
     topic     TEXT NOT NULL,
     partition INTEGER NOT NULL,
     epoch     INTEGER NOT NULL,
-    holder    TEXT NOT NULL,                      -- pid and its start time, or empty
+    holder    TEXT NOT NULL,                      -- its process, or empty once it let go
     PRIMARY KEY (grp, topic, partition)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS inbox (

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import select_rows
+from choreo.adapters.sqlite.members import alive, holder_name
 from choreo.adapters.sqlite.names import known
 from choreo.adapters.sqlite.tx import SqliteTx, driven
-from choreo.errors import FencedError, StoreError
+from choreo.errors import StoreError
 from choreo.events import Partition
 from choreo.plan import GateKey, Memo, Owned, Parked, Source, Status
-from choreo.ports import Due, GateSeen, Row, Seen, StateSeen, Want
+from choreo.ports import ORPHANS, Due, GateSeen, Row, Seen, StateSeen, Want
 
 __all__ = [
     "Session",
@@ -125,32 +125,45 @@ def _memos(
 
 # ── due ──────────────────────────────────────────────────────────────────────────────────
 
-OURS = "handler IN (SELECT id FROM name WHERE text GLOB ?)"
+# json_each holds the partitions, by number of topic; the last parameter tells whether what
+# came in on a partition of nobody is ours, too.
+OURS = (
+    "handler IN (SELECT id FROM name WHERE text GLOB ?2) AND (EXISTS (SELECT 1 FROM json_each(?3)"
+    " WHERE json_extract(value, '$[0]') = {0}.topic AND json_extract(value, '$[1]') = partition)"
+    " OR ?4 AND NOT EXISTS (SELECT 1 FROM assignment WHERE grp = ?5"
+    " AND assignment.topic = topic.name AND assignment.partition = {0}.partition))"
+)
 DUE = (
     "SELECT handler, subject, due, topic.name, partition, offset, record, hash, run, attempt,"
     " chain, error FROM inbox CROSS JOIN topic ON topic.id = inbox.topic"
-    f" WHERE status = 1 AND due IS NOT NULL AND due <= ? AND {OURS}"
-    " ORDER BY due LIMIT ?"
+    f" WHERE status = 1 AND due IS NOT NULL AND due <= ?1 AND {OURS.format('inbox')}"
+    " ORDER BY due LIMIT ?6"
 )
 FIRED = (
     "SELECT handler, timer.id, due, topic.name, partition, offset, payload FROM timer"
-    f" CROSS JOIN topic ON topic.id = timer.topic WHERE due <= ? AND {OURS}"
-    " ORDER BY due LIMIT ?"
+    f" CROSS JOIN topic ON topic.id = timer.topic WHERE due <= ?1 AND {OURS.format('timer')}"
+    " ORDER BY due LIMIT ?6"
 )
+GROUPS = "handler IN (SELECT id FROM name WHERE text GLOB ?2)"
 NEXT = (
     f"SELECT min(due) FROM (SELECT min(due) AS due FROM inbox WHERE status = 1 AND due > ?1"
-    f" AND {OURS.replace('?', '?2')}"
-    f" UNION ALL SELECT min(due) FROM timer WHERE due > ?1 AND {OURS.replace('?', '?2')})"
+    f" AND {GROUPS} UNION ALL SELECT min(due) FROM timer WHERE due > ?1 AND {GROUPS})"
 )
 
 
 def due_rows(
-    connection: sqlite3.Connection, owned: Owned, now: float, most: int
+    connection: sqlite3.Connection,
+    owned: Owned,
+    now: float,
+    most: int,
+    topics: Mapping[str, tuple[int, int]],
 ) -> tuple[list[tuple[Any, ...]], float | None]:
-    """Read parked deliveries and timers that are due, and when the next one is."""
+    """Read parked deliveries and timers that are due, and when the next one of the group is."""
+    places = [(topics[p.topic][0], p.number) for p in owned.epochs if p.topic in topics]
     ours = f"{owned.group}.*"
-    rows = connection.execute(DUE, (now, ours, most)).fetchall()
-    rows += connection.execute(FIRED, (now, ours, most)).fetchall()
+    asked = (now, ours, json.dumps(places), ORPHANS in owned.epochs, owned.group, most)
+    rows = connection.execute(DUE, asked).fetchall()
+    rows += connection.execute(FIRED, asked).fetchall()
     rows.sort(key=lambda row: row[2])
     (after,) = connection.execute(NEXT, (now, ours)).fetchone()
     return rows, after
@@ -168,87 +181,72 @@ def due_of(handler: str, row: tuple[Any, ...]) -> Due:
 # ── ownership ────────────────────────────────────────────────────────────────────────────
 
 
-def holder_name() -> str:
-    """Name this process, so that no later one with its number is taken for it."""
-    return f"{os.getpid()} {_started(os.getpid())}"
-
-
-def _started(pid: int) -> str:
-    """Give when a process started; empty when it is gone, or the system does not tell."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] == "Z" else fields[19]
-
-
-def _alive(holder: str) -> bool:
-    pid, _, started = holder.partition(" ")
-    if not pid:
-        return False
-    if Path("/proc").exists():
-        return bool(started) and _started(int(pid)) == started
-    try:
-        os.kill(int(pid), 0)
-    except OSError:
-        return False
-    return True
-
-
 def take_over(
     connection: sqlite3.Connection, group: str, partitions: Collection[Partition]
 ) -> Owned:
-    """Raise the epochs; refused while another living process holds them."""
+    """Raise the epochs of those partitions that are not another process's by now."""
     holder = holder_name()
-    held = connection.execute(
-        "SELECT DISTINCT holder FROM owner WHERE grp = ? AND holder <> ?", (group, holder)
-    ).fetchall()
-    for (other,) in held:
-        if _alive(other):
-            raise FencedError(
-                "the service already runs in another process",
-                fix="end that process, or let it do the work",
-                service=group,
-                pid=other.partition(" ")[0],
-            )
+    others = {
+        Partition(topic, number)
+        for topic, number in connection.execute(
+            "SELECT topic, partition FROM assignment JOIN member ON member.id = member"
+            " WHERE assignment.grp = ? AND holder <> ?",
+            (group, holder),
+        )
+    }
+    ours = [partition for partition in partitions if partition not in others]
+    former = _owners(connection, group)
     connection.executemany(
         "INSERT INTO owner VALUES (?, ?, ?, 1, ?)"
         " ON CONFLICT DO UPDATE SET epoch = epoch + 1, holder = excluded.holder",
-        [(group, partition.topic, partition.number, holder) for partition in partitions],
+        [(group, *partition, holder) for partition in ours],
     )
-    epochs = {
-        Partition(topic, number): epoch
-        for topic, number, epoch in connection.execute(
-            "SELECT topic, partition, epoch FROM owner WHERE grp = ?", (group,)
-        )
-        if (topic, number) in partitions
-    }
+    epochs = {partition: former.get(partition, (0, ""))[0] + 1 for partition in ours}
+    holders = {former[partition][1] for partition in ours if partition in former}
+    gone = {one for one in holders if one and not alive(one)}
+    unclean = {partition for partition in ours if former.get(partition, (0, ""))[1] in gone}
     parked = connection.execute(
-        "SELECT name.text, chain FROM inbox JOIN name ON name.id = handler"
+        "SELECT name.text, chain, topic.name, partition FROM inbox JOIN name ON name.id = handler"
+        " JOIN topic ON topic.id = inbox.topic"
         " WHERE status = 1 AND chain <> '' AND name.text GLOB ?",
         (f"{group}.*",),
-    ).fetchall()
-    return Owned(group, holder, epochs, parked)
+    )
+    held = [
+        (handler, chain)
+        for handler, chain, topic, number in parked
+        if Partition(topic, number) in epochs or ORPHANS in epochs
+    ]
+    return Owned(group, epochs, held, unclean)
 
 
-def let_go(connection: sqlite3.Connection, owned: Sequence[Owned]) -> None:
-    """Say that this process holds these no more."""
-    for one in owned:
-        connection.executemany(
-            "UPDATE owner SET holder = '' WHERE grp = ? AND topic = ? AND partition = ?"
-            " AND epoch = ?",
-            [(one.group, p.topic, p.number, epoch) for p, epoch in one.epochs.items()],
+def _owners(connection: sqlite3.Connection, group: str) -> dict[Partition, tuple[int, str]]:
+    return {
+        Partition(topic, number): (epoch, holder)
+        for topic, number, epoch, holder in connection.execute(
+            "SELECT topic, partition, epoch, holder FROM owner WHERE grp = ?", (group,)
         )
+    }
 
 
-def stale(connection: sqlite3.Connection, owned: Owned) -> frozenset[Partition]:
-    """Give the partitions that somebody else has taken over since."""
-    rows = connection.execute(
-        "SELECT topic, partition, epoch FROM owner WHERE grp = ?", (owned.group,)
-    ).fetchall()
-    current = {(topic, number): epoch for topic, number, epoch in rows}
-    return frozenset(p for p, epoch in owned.epochs.items() if current.get(p) != epoch)
+def let_go(connection: sqlite3.Connection, group: str, epochs: Mapping[Partition, int]) -> None:
+    """Say that this process has nothing open in these partitions any more."""
+    connection.executemany(
+        "UPDATE owner SET holder = '' WHERE grp = ? AND topic = ? AND partition = ? AND epoch = ?",
+        [(group, *partition, epoch) for partition, epoch in epochs.items()],
+    )
+
+
+def stale(connection: sqlite3.Connection, owned: Collection[Owned]) -> set[int]:
+    """Give the `id` of each of these of which somebody else has taken a partition over."""
+    current: dict[str, dict[Partition, tuple[int, str]]] = {}
+    found = set()
+    for one in owned:
+        if one.group not in current:
+            current[one.group] = _owners(connection, one.group)
+        now = current[one.group]
+        if any(now.get(p, (0, ""))[0] != epoch for p, epoch in one.epochs.items()):
+            found.add(id(one))
+    return found
 
 
 # ── transactions of the user's own ───────────────────────────────────────────────────────

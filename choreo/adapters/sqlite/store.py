@@ -42,7 +42,7 @@ class SqliteStore:
 
     @property
     def traits(self) -> StoreTraits:
-        return StoreTraits(durable=not self._database.memory, publishes=True, partitioned=False)
+        return StoreTraits(durable=not self._database.memory, publishes=True)
 
     @property
     def busy(self) -> int:
@@ -56,9 +56,8 @@ class SqliteStore:
         await self._log.open()
 
         def take(connection: sqlite3.Connection) -> Owned:
-            self._database.foreign = (
-                object()
-            )  # whoever owned them in this process has to look again
+            # Whoever owned them in this process has to look again.
+            self._database.foreign = object()
             owned = take_over(connection, group, partitions)
             owned.held = [(self._present(connection, name), chain) for name, chain in owned.held]
             return owned
@@ -82,7 +81,7 @@ class SqliteStore:
         now = self._clock.now()
         skip = frozenset(skip)  # as it is now: what ends meanwhile is in the rows we read, too
         found, after = await self._database.read(
-            lambda c: due_rows(c, owned, now, most + len(skip))
+            lambda c: due_rows(c, owned, now, most + len(skip), self._log.topics)
         )
         unknown = [row[0] for row in found if row[0] not in self._texts]
         if unknown:
@@ -127,9 +126,14 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
+
+        def write(connection: sqlite3.Connection) -> None:
+            for owned in self._owned:
+                let_go(connection, owned.group, owned.epochs)
+
         try:
             if self._owned and not self._database.closed:
-                await self._database.write(lambda c: let_go(c, self._owned))
+                await self._database.write(write)
         finally:
             await self._database.close()
 

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import count
 
 from choreo.errors import ChoreoError
+from choreo.events import Partition
 from choreo.plan import Gate, GateKey, Plan, SetTimer, Status
 from choreo.ports import Applied, Want
 from choreo.testing.contracts.broker import refused
@@ -18,7 +19,6 @@ from choreo.testing.contracts.place import (
     MakePlace,
     due,
     opened,
-    partitioned,
     publish,
     published,
     reopenable,
@@ -234,14 +234,14 @@ class ClaimContract:
     async def test_a_takeover_of_one_partition_is_of_that_one(self, make: MakePlace) -> None:
         """Who lost a partition goes on with the others."""
         async with opened(make) as place:
-            partitioned(place)
             former = await place.own(0, 1)
             owned = await place.own(0)
+            taken, kept = (former.only(Partition(TOPIC.name, number)) for number in (0, 1))
             results = await place.store.apply(
                 [
-                    Plan(former, (settle(1), publish("stale"))),
+                    Plan(taken, (settle(1), publish("stale"))),
                     Plan(owned, (settle(2), publish("new"))),
-                    Plan(former, (settle(3, at=source(3, partition=1)), publish("still"))),
+                    Plan(kept, (settle(3, at=source(3, partition=1)), publish("still"))),
                 ]
             )
             assert list(results) == [Applied.STALE, Applied.DONE, Applied.DONE]

@@ -21,7 +21,6 @@ __all__ = [
     "due",
     "opened",
     "parked",
-    "partitioned",
     "publish",
     "published",
     "reopenable",
@@ -89,16 +88,6 @@ def reopenable(place: Place) -> None:
     """Skip a test that opens its place more than once, where nothing is durable."""
     if not place.store.traits.durable:
         raise unittest.SkipTest("what is not durable is another place each time")
-
-
-def partitioned(place: Place) -> None:
-    """Skip a test of a group that several processes share, where one owns it whole.
-
-    That is the store's trait `partitioned`; a store without it gives all rows of a group,
-    also those of partitions that are no more, to the one process that has the group.
-    """
-    if not getattr(place.store.traits, "partitioned", False):
-        raise unittest.SkipTest("one process owns a group as a whole")
 
 
 def subject(number: int) -> bytes:

@@ -11,7 +11,6 @@ from choreo.testing.contracts.place import (
     due,
     opened,
     parked,
-    partitioned,
     publish,
     published,
     reopenable,
@@ -120,7 +119,6 @@ class WaitingContract:
     async def test_only_the_owner_of_a_partition_is_given_its_rows(self, make: MakePlace) -> None:
         """Parked rows, held chains, timers go with the partition that they came in by."""
         async with opened(make) as place:
-            partitioned(place)
             one, other = await place.own(0), await place.own(1, 2)
             now = place.clock.now()
             for number in (0, 1, 2):

@@ -1,0 +1,54 @@
+"""Partitions come and go: a lane takes them over, and comes to rest before another one does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from functools import partial
+
+from choreo.errors import ChoreoError
+from choreo.events import Partition
+from choreo.ports import ORPHANS
+from choreo.worker.lane import Lane
+from choreo.worker.pipeline import Pipeline
+
+__all__ = ["Assigned"]
+
+log = logging.getLogger("choreo.worker")
+LOOK_S = 0.002
+
+
+class Assigned:
+    """What the broker tells of a lane's partitions (the port `Assignee`)."""
+
+    def __init__(self, pipeline: Pipeline, lane: Lane) -> None:
+        """Speak for a lane."""
+        self._pipeline = pipeline
+        self._lane = lane
+
+    async def assigned(self, partitions: Collection[Partition]) -> None:
+        """Take them over in the store; what was left parked in them comes with them."""
+        pipeline, lane = self._pipeline, self._lane
+        wanted = [*partitions, *self._orphans(partitions)]
+        lane.gain(await pipeline.outlasting(partial(pipeline.store.own, lane.name, wanted)))
+
+    async def revoked(self, partitions: Collection[Partition]) -> None:
+        """Begin nothing new in them; wait, for a time, for what runs; commit where we are."""
+        pipeline, lane = self._pipeline, self._lane
+        lost = lane.lose([*partitions, *self._orphans(partitions)])
+        loop = asyncio.get_running_loop()
+        last = loop.time() + pipeline.limits.revoke_s
+        while any(claim.open for claim in lost) and loop.time() < last:  # noqa: ASYNC110 - once
+            await asyncio.sleep(LOOK_S)
+        marks = lane.watermarks()
+        try:
+            await lane.subscription.commit({p: marks[p] for p in partitions if p in marks})
+        except ChoreoError as exc:
+            log.warning("offsets are not committed; the inbox makes up for it: %s", exc)
+        lane.forget(partitions)
+
+    def _orphans(self, partitions: Collection[Partition]) -> list[Partition]:
+        """Whoever has the first partition has also what came in on partitions of nobody."""
+        first = Partition(min(self._lane.compiled.topics, default=""), 0)
+        return [ORPHANS] if first in partitions else []
