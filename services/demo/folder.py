@@ -46,7 +46,7 @@ def _owners(database: Path) -> list[str]:
         return []
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as store:
-            rows = store.execute("SELECT DISTINCT holder FROM owner WHERE holder <> ''").fetchall()
+            rows = store.execute("SELECT DISTINCT holder FROM member").fetchall()
     except sqlite3.Error:
         return []  # no store, or none that anybody could run on
     return [pid for (holder,) in rows if _alive(pid := str(holder).partition(" ")[0])]

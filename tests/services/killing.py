@@ -1,0 +1,86 @@
+"""A shop in processes, with a hand on them: to be killed, counted and judged."""
+
+import asyncio
+import sqlite3
+import subprocess
+from contextlib import closing, suppress
+from pathlib import Path
+from random import Random
+
+from choreo import App
+from services.demo.orders import OrderPlaced
+from services.demo.processes import ROOT, Shop
+from services.demo.report import status_of
+
+NORTHWIND = ROOT.parent / "shared" / "data" / "northwind"
+
+
+class Killed:
+    """One shop in processes, with a hand on its services."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.shop = Shop(folder, environment)
+        self.placed: list[OrderPlaced] = []
+        self.kills = 0
+
+    async def feed(self) -> None:
+        """Publish all orders, a few at a time."""
+        async with App(folder=self.shop.folder) as app:
+            for start in range(0, len(self.placed), 16):
+                some = self.placed[start : start + 16]
+                await asyncio.gather(*(app.publish(one, id=one.order_id) for one in some))
+
+    def wait(self, seconds: float) -> None:
+        """Let the services work; raise when they end by themselves."""
+        with suppress(subprocess.TimeoutExpired):
+            next(iter(self.shop.running.values())).wait(seconds)
+        self.shop.check()
+
+    def position(self) -> int:
+        """Give how far the log has come."""
+        return int(self._ask("SELECT coalesce(max(position), 0) FROM log"))
+
+    def ended(self) -> int:
+        """Count the orders with an end in the log."""
+        return self.count("OrderCompleted", "OrderCancelled", "OrderRejected")
+
+    def count(self, *kinds: str) -> int:
+        """Count the orders with one of these events in the log."""
+        named = " OR ".join(f"headers LIKE '%.{kind}\"%'" for kind in kinds)
+        return int(self._ask(f"SELECT count(DISTINCT key) FROM log WHERE {named}"))
+
+    def _ask(self, sql: str) -> int:
+        with closing(sqlite3.connect(self.shop.folder / "choreo.db", timeout=10)) as db:
+            return int(db.execute(sql).fetchone()[0])
+
+    def strike(self, random: Random) -> None:
+        """Wait until the services have begun to work, and a little; kill and start them."""
+        before = self.position()
+        for _ in range(100):
+            self.wait(0.1)
+            if self.position() > before:
+                break
+        self.wait(random.uniform(0.0, 0.5))
+        self.kills += self.ended() < len(self.placed)
+        self.shop.kill("services")
+        self.shop.start_services()
+
+    def finish(self, within_s: float) -> None:
+        """Wait until all orders have ended and nothing follows any more."""
+        for _ in range(int(within_s / 0.25)):
+            if self.ended() == len(self.placed):
+                break
+            self.wait(0.25)
+        last = -1
+        while last != (last := self.position()):
+            self.wait(1.0)
+
+    def judge(self) -> None:
+        """Look at every flow, end everything, and audit what is left."""
+        flows = self.shop.ask("flows")
+        open_ = [flow for flow in flows if status_of(flow) == "open"]
+        assert not open_, f"{len(open_)} flows are open: {open_[:3]}"
+        assert len(flows) == len(self.placed)
+        assert not [flow for flow in flows if flow["dead"]]
+        self.shop.close()
+        assert self.shop.ask("audit")["violations"] == []
