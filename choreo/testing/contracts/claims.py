@@ -11,7 +11,6 @@ from choreo.errors import ChoreoError
 from choreo.events import Partition
 from choreo.plan import Gate, GateKey, Plan, SetTimer, Status
 from choreo.ports import Applied, Want
-from choreo.testing.contracts.broker import refused
 from choreo.testing.contracts.cancelling import cancelled_at
 from choreo.testing.contracts.place import (
     HANDLER,
@@ -27,6 +26,7 @@ from choreo.testing.contracts.place import (
     subject,
     want,
 )
+from choreo.testing.contracts.polling import refused
 
 __all__ = ["ClaimContract"]
 

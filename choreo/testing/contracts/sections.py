@@ -14,7 +14,6 @@ from typing import Any
 from choreo.errors import ChoreoError
 from choreo.plan import Change, Gate, GateKey, Owned, Parked, Plan, Status
 from choreo.ports import Applied, GateSeen, Row, Seen, StateSeen, Tx, Want
-from choreo.testing.contracts.broker import refused
 from choreo.testing.contracts.place import (
     HANDLER,
     MakePlace,
@@ -28,6 +27,7 @@ from choreo.testing.contracts.place import (
     subject,
     want,
 )
+from choreo.testing.contracts.polling import refused
 
 __all__ = ["SectionContract"]
 
