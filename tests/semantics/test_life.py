@@ -3,9 +3,6 @@
 import asyncio
 import gc
 import itertools
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +12,6 @@ import pytest
 from pydantic import BaseModel
 
 from choreo import App, ConfigurationError, Event, OutcomeTimeoutError, Retry, Secret, Service
-from choreo.errors import FencedError
 from tests.semantics.events import Packed, Paid, Placed, Reserved, Sent
 from tests.semantics.lab import Lab, record_of
 
@@ -200,39 +196,6 @@ async def test_a_start_that_failed_may_be_tried_again(lab: Lab, tmp_path: Path) 
     await lab.clock.settle()
     await app.stop()
     assert ran == [4]
-
-
-CHILD = """
-import asyncio, sys
-from choreo import App
-from choreo.errors import FencedError
-from tests.semantics.test_life import talkative
-
-async def main():
-    try:
-        async with App(talkative(), folder=sys.argv[1]):
-            print("started")
-    except FencedError as exc:
-        print(exc.code)
-
-asyncio.run(main())
-"""
-
-
-async def test_a_second_process_of_a_service_is_refused_until_the_first_has_left(
-    tmp_path: Path,
-) -> None:
-    def child() -> str:
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        ran = subprocess.run(
-            [sys.executable, "-c", CHILD, str(tmp_path)],
-            capture_output=True, text=True, timeout=30, check=True, env=env,
-        )  # fmt: skip
-        return ran.stdout.strip()
-
-    async with App(talkative(), folder=tmp_path):
-        assert await asyncio.to_thread(child) == FencedError.code == "CH3003"
-    assert await asyncio.to_thread(child) == "started"
 
 
 async def test_a_secret_is_in_no_repr_and_in_no_note(lab: Lab) -> None:
