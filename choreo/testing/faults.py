@@ -24,6 +24,7 @@ from choreo.events import Partition, Record
 from choreo.plan import Owned, Plan
 from choreo.ports import (
     Applied,
+    Assignee,
     Broker,
     BrokerTraits,
     Due,
@@ -139,10 +140,13 @@ class FaultyBroker(_Faulty):
         await self._inner.publish(records)
         await self.after("publish")
 
-    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, assignee: Assignee | None = None
+    ) -> Subscription:
         await self.before("subscribe")
-        inner = await self._inner.subscribe(group, topics)
-        subscription = _FaultySubscription(inner, self)
+        subscription = _FaultySubscription(self)
+        told = _Told(subscription, assignee)
+        subscription.inner = await self._inner.subscribe(group, topics, assignee=told)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -170,8 +174,9 @@ class FaultyBroker(_Faulty):
 class _FaultySubscription:
     """A Subscription whose answers may be lost: then the next poll gives them."""
 
-    def __init__(self, inner: Subscription, chance: _Faulty) -> None:
-        self._inner = inner
+    inner: Subscription
+
+    def __init__(self, chance: _Faulty) -> None:
         self._chance = chance
         self._next: deque[Record] = deque()
         self._given: dict[Partition, deque[Record]] = defaultdict(deque)
@@ -181,7 +186,7 @@ class _FaultySubscription:
     def waiting(self) -> int:
         if self._closed or self._failed:
             return 0
-        return len(self._next) + int(getattr(self._inner, "behind", 0))
+        return len(self._next) + int(getattr(self.inner, "behind", 0))
 
     async def poll(self, records_max: int) -> Sequence[Record]:
         self._failed = False
@@ -195,7 +200,7 @@ class _FaultySubscription:
         chance = self._chance
         await chance.before("poll")
         if not self._next:
-            self._next.extend(await self._inner.poll(records_max))
+            self._next.extend(await self.inner.poll(records_max))
             await chance.after("poll")
         if self._closed:
             return []
@@ -216,14 +221,24 @@ class _FaultySubscription:
         count = self._chance.rng.randint(1, len(given))
         self._next.extendleft(_again(given[-n]) for n in range(1, count + 1))
 
+    def forget(self, partitions: Collection[Partition]) -> None:
+        """Give none of these partitions' records any more."""
+        self._next = deque(one for one in self._next if _at(one) not in partitions)
+        for partition in partitions:
+            self._given.pop(partition, None)
+
     def assigned(self) -> Collection[Partition]:
-        return self._inner.assigned()
+        return self.inner.assigned()
+
+    @property
+    def shared(self) -> bool:
+        return self.inner.shared
 
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
         await self._chance.before("commit")
         if self._chance.fires("commit_lost", "commit"):
             return
-        await self._inner.commit(offsets)
+        await self.inner.commit(offsets)
         for partition, offset in offsets.items():
             given = self._given[partition]
             while given and given[0].offset < offset:
@@ -233,7 +248,24 @@ class _FaultySubscription:
 
     async def close(self) -> None:
         self._closed = True
-        await self._inner.close()
+        await self.inner.close()
+
+
+class _Told:
+    """Has the subscription hold nothing back of partitions that are not its own any more."""
+
+    def __init__(self, subscription: _FaultySubscription, assignee: Assignee | None) -> None:
+        self._subscription = subscription
+        self._assignee = assignee
+
+    async def assigned(self, partitions: Collection[Partition]) -> None:
+        if self._assignee is not None:
+            await self._assignee.assigned(partitions)
+
+    async def revoked(self, partitions: Collection[Partition]) -> None:
+        self._subscription.forget(partitions)
+        if self._assignee is not None:
+            await self._assignee.revoked(partitions)
 
 
 def _at(record: Record) -> Partition:

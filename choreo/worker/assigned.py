@@ -26,12 +26,18 @@ class Assigned:
         """Speak for a lane."""
         self._pipeline = pipeline
         self._lane = lane
+        self._starting = True
 
     async def assigned(self, partitions: Collection[Partition]) -> None:
-        """Take them over in the store; what was left parked in them comes with them."""
+        """Take them over in the store; what was left parked in them comes with them.
+
+        At the start a store that does not answer is told; later it is waited for.
+        """
         pipeline, lane = self._pipeline, self._lane
         wanted = [*partitions, *self._orphans(partitions)]
-        lane.gain(await pipeline.outlasting(partial(pipeline.store.own, lane.name, wanted)))
+        take_over = partial(pipeline.store.own, lane.name, wanted)
+        lane.gain(await (take_over() if self._starting else pipeline.outlasting(take_over)))
+        self._starting = False
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
         """Begin nothing new in them; wait, for a time, for what runs; commit where we are."""

@@ -22,6 +22,7 @@ from contextlib import (
     contextmanager,
     suppress,
 )
+from functools import partial
 from typing import TypeVar
 
 from choreo.errors import ChoreoError
@@ -29,6 +30,7 @@ from choreo.events import Partition, Record
 from choreo.plan import CancelTimer, Gate, Memo, Owned, Plan, Remember, SaveState, Settle
 from choreo.ports import (
     Applied,
+    Assignee,
     Broker,
     BrokerTraits,
     Due,
@@ -78,10 +80,11 @@ class RetryingBroker:
     async def publish(self, records: Sequence[Record]) -> None:
         await until_answered(lambda: self._inner.publish(records))
 
-    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
-        return RetryingSubscription(
-            await until_answered(lambda: self._inner.subscribe(group, topics))
-        )
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, assignee: Assignee | None = None
+    ) -> Subscription:
+        subscribe = partial(self._inner.subscribe, group, topics, assignee=assignee)
+        return RetryingSubscription(await until_answered(subscribe))
 
     async def read(
         self, topics: Sequence[str] | None, *, since: int = 0, follow: bool = False
@@ -125,6 +128,10 @@ class RetryingSubscription:
 
     def assigned(self) -> Collection[Partition]:
         return self._inner.assigned()
+
+    @property
+    def shared(self) -> bool:
+        return self._inner.shared
 
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
         await until_answered(lambda: self._inner.commit(offsets))
