@@ -45,7 +45,8 @@ class Committer:
             else:
                 group = [finished.popleft() for _ in range(most)]
             plans = [plan for _, plan in group]
-            results = await pipeline.outlasting(partial(self._applied, plans))
+            count = sum(d is not None for d, _ in group)
+            results = await pipeline.outlasting(partial(self._applied, plans), waiting=count)
             for (d, plan), result in zip(group, results, strict=True):
                 if d is None:
                     continue
@@ -111,7 +112,8 @@ class Committer:
     async def _decide_again(self, d: Delivery) -> None:
         """Look, and decide again on what the handler did."""
         pipeline = self._pipeline
-        (d.loaded,) = await pipeline.outlasting(partial(pipeline.store.load, [want(d)]))
+        load = partial(pipeline.store.load, [want(d)])
+        (d.loaded,) = await pipeline.outlasting(load, waiting=1)
         now = pipeline.clock.now()
         try:
             again = before_run(d, d.loaded, now)

@@ -161,7 +161,8 @@ class Intake:
                 self._fail(d, _undecided(exc))
             else:
                 loading.append(d)
-        found = await pipeline.outlasting(partial(pipeline.store.load, wants))
+        load = partial(pipeline.store.load, wants)
+        found = await pipeline.outlasting(load, waiting=len(wants))
         now = pipeline.clock.now()
         for d, seen in zip(loading, found, strict=True):
             d.loaded = seen

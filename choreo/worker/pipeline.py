@@ -170,13 +170,13 @@ class Pipeline:
         finally:
             self.sleeping -= 1
 
-    async def put_off(self, delay_s: float) -> None:
-        """Sleep on behalf of a delivery that is not busy meanwhile."""
-        self.delayed += 1
+    async def put_off(self, delay_s: float, *, deliveries: int = 1) -> None:
+        """Sleep on behalf of deliveries that are not busy meanwhile."""
+        self.delayed += deliveries
         try:
             await self.sleep(delay_s)
         finally:
-            self.delayed -= 1
+            self.delayed -= deliveries
 
     async def sleep_or(self, event: asyncio.Event, delay_s: float) -> None:
         """Sleep until the event is set."""
@@ -188,8 +188,11 @@ class Pipeline:
             sleeper.cancel()
             waker.cancel()
 
-    async def outlasting(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask the store until it answers: while it is down the worker waits, and loses nothing."""
+    async def outlasting(self, ask: Callable[[], Awaitable[T]], *, waiting: int = 0) -> T:
+        """Ask the store until it answers: while it is down the worker waits, and loses nothing.
+
+        So many deliveries are `waiting` for the answer.
+        """
         while True:
             try:
                 return await ask()
@@ -197,7 +200,7 @@ class Pipeline:
                 if not exc.transient:
                     raise
                 self.say_outage(exc)
-            await self.sleep(self.limits.outage_s)
+            await self.put_off(self.limits.outage_s, deliveries=waiting)
 
     def say_outage(self, error: ChoreoError) -> None:
         """Say that the store is down: once every `outage_s`, however many wait for it."""
