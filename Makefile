@@ -41,6 +41,7 @@ bench: $(STAMP)  ## measure; ONLY=name for one
 	@$(PY) -m bench $(if $(ONLY),--only "$(ONLY)")
 
 docs: $(STAMP)  ## write the reference anew, run every block of code in the pages
+	@$(PY) -m docs.generate
 	@$(PY) -m pytest -q tests/docs
 
 format: $(STAMP)  ## format and mend what can be mended
