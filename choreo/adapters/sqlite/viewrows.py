@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,7 +19,6 @@ __all__ = [
     "FlowRow",
     "Key",
     "joined",
-    "mark_of",
     "packed",
     "ranges",
     "readable",
@@ -30,13 +29,14 @@ __all__ = [
 Key = bytes | str
 """An id as it is kept: 16 bytes of a UUID, any other as text."""
 
-VERSION = 1
-MARKS = 63
-"""Bits of a flow's `marks`: which words its facts have, as a hint that spares a look."""
+VERSION = 2
 
-TABLES = ("word", "fact", "flow", "manifest", "ending", "meta")
+TABLES = ("word", "shape", "fact", "flow", "manifest", "ending", "meta")
 SCHEMA = """
 CREATE TABLE word (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
+CREATE TABLE shape (
+    id INTEGER PRIMARY KEY, name INTEGER NOT NULL, words BLOB NOT NULL, UNIQUE (name, words)
+);
 CREATE TABLE fact (
     flow, offset INTEGER, topic INTEGER, partition INTEGER, id, type INTEGER, source INTEGER,
     step INTEGER, cause, subject, at REAL, key TEXT, attempt INTEGER, started REAL, took REAL,
@@ -45,14 +45,15 @@ CREATE TABLE fact (
 ) WITHOUT ROWID;
 CREATE TABLE flow (
     flow PRIMARY KEY, root INTEGER, name INTEGER, status INTEGER, key TEXT, end INTEGER,
-    started REAL, updated REAL, ended REAL, deadline REAL, stuck_at REAL, marks INTEGER,
+    started REAL, updated REAL, ended REAL, deadline REAL, stuck_at REAL, shape INTEGER,
     plain INTEGER, retries INTEGER, compensations INTEGER, dead INTEGER, voids INTEGER,
     steps INTEGER, error TEXT, dirty INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX flow_status ON flow (status, started);
-CREATE INDEX flow_name ON flow (name, status, started);
+CREATE INDEX flow_shape ON flow (shape, status, started);
 CREATE INDEX flow_started ON flow (started);
 CREATE INDEX flow_key ON flow (key) WHERE key <> '';
+CREATE INDEX flow_error ON flow (started, status, name, error) WHERE error IS NOT NULL;
 CREATE INDEX flow_dirty ON flow (dirty) WHERE dirty = 1;
 CREATE TABLE manifest (service TEXT PRIMARY KEY, position INTEGER, text TEXT) WITHOUT ROWID;
 CREATE TABLE ending (root TEXT, end TEXT, PRIMARY KEY (root, end)) WITHOUT ROWID;
@@ -61,7 +62,10 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 
 class FlowRow(NamedTuple):
-    """A flow as it is merged. Not `plain`: only a fold of all its facts can tell."""
+    """A flow as it is merged. Not `plain`: only a fold of all its facts can tell.
+
+    `marks` are the words of its facts, as bits; a row keeps the number of its shape instead.
+    """
 
     flow: Key
     root: int | None
@@ -113,14 +117,6 @@ def told(
                        updated, None, marks)  # fmt: skip
     return FlowRow(flow, root, name, running, key, None, started, None, deadline, plain,
                    updated, stuck_at if name else None, marks)  # fmt: skip
-
-
-def mark_of(words: Iterable[int]) -> int:
-    """Give the bits that stand for these words; some words share one."""
-    mask = 0
-    for word in words:
-        mask |= 1 << word % MARKS
-    return mask
 
 
 # ── ids ──────────────────────────────────────────────────────────────────────────────────

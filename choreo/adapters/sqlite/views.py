@@ -1,7 +1,7 @@
 """The tracker's views in a SQLite file of their own, beside the log's.
 
-Facts are kept as they come, flows as rows for lists; words that repeat (types, topics,
-steps) are kept once and named by a number. All of it can be rebuilt from the log, so
+Facts are kept as they come, flows as rows for lists; what repeats is kept once and named by
+a number. All of it can be rebuilt from the log, so
 `synchronous=NORMAL` is enough: a power loss costs the last batches, which are read again.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from choreo.adapters.sqlite.bulk import insert_rows, select_rows
 from choreo.adapters.sqlite.database import make_folder, retried, translated, version_of
+from choreo.adapters.sqlite.viewlist import Listing, found
 from choreo.adapters.sqlite.viewrows import (
     NOT_PLAIN,
     PLAIN,
@@ -26,13 +27,12 @@ from choreo.adapters.sqlite.viewrows import (
     FlowRow,
     Key,
     joined,
-    mark_of,
     packed,
-    ranges,
     readable,
     told,
     unpacked,
 )
+from choreo.adapters.sqlite.viewwords import Words, mask_of
 from choreo.errors import BrokerClosedError, StoreConflictError
 from choreo.ports import Fact, FlowFilter, FlowMerge, FlowSummary, ViewBatch
 
@@ -41,7 +41,6 @@ __all__ = ["SqliteViewStore"]
 T = TypeVar("T")
 
 CACHE_KIB = 65_536
-FOUND_MAX = 20
 FOLD_MAX = 500
 """Flows folded again in one transaction because of a manifest; the rest waits for the next."""
 
@@ -51,9 +50,10 @@ FACT = (
     "started, took, state, run, more"
 )
 MERGED = (
-    "flow, root, name, status, key, end, started, ended, deadline, plain, updated, stuck_at, marks"
+    "flow, root, name, status, key, end, started, ended, deadline, plain, updated, stuck_at, shape"
 )
-MERGED_COLUMNS = 13
+RESHAPED = "flow, updated, stuck_at, shape"
+MOVED = "flow, updated, stuck_at"
 OLD = f"SELECT {MERGED} FROM asked CROSS JOIN flow ON flow.flow = asked.column1"
 MOVED_FROM = 10  # what changes with every fact stands at the end
 STEPS = (
@@ -64,6 +64,7 @@ SUMMARY = (
     "flow, root, name, status, key, end, started, updated, ended, deadline, stuck_at, retries, "
     f"compensations, dead, voids, {STEPS}, error"
 )
+LISTED = f"SELECT {SUMMARY} FROM asked CROSS JOIN flow ON flow.flow = asked.column1"
 
 
 class SqliteViewStore:
@@ -74,8 +75,7 @@ class SqliteViewStore:
         self.path = str(path)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="choreo-sqlite-views")
         self._connection: sqlite3.Connection | None = None
-        self._words: dict[str, int] = {}
-        self._texts: dict[int, str] = {}
+        self._words = Words()
         self._closed = False
 
     # ── verbs ────────────────────────────────────────────────────────────────────────────
@@ -93,7 +93,7 @@ class SqliteViewStore:
         return await self._run(lambda c: self._facts(c, packed(flow)))
 
     async def find(self, text: str) -> Sequence[str]:
-        return await self._run(lambda c: [unpacked(one) for one in self._find(c, text)])
+        return await self._run(lambda c: [unpacked(one) for one in found(c, text)])
 
     async def manifests(self) -> Mapping[str, str]:
         return await self._run(
@@ -184,7 +184,7 @@ class SqliteViewStore:
         return left
 
     def _roll_back(self, c: sqlite3.Connection) -> None:
-        self._words, self._texts = {}, {}  # words of this transaction are gone
+        self._words = Words()  # those of this transaction are gone
         if c.in_transaction:
             c.execute("ROLLBACK")
 
@@ -197,7 +197,8 @@ class SqliteViewStore:
         if batch.reset:
             for table in TABLES:
                 c.execute(f"DELETE FROM {table}")
-            self._words, self._texts = {}, {}
+            self._words = Words()
+        self._words.refresh(c)
         self._learn(c, batch)
         self._mark_stale(c, batch.stale)
         marks = self._insert(c, batch.facts)
@@ -229,27 +230,11 @@ class SqliteViewStore:
             wanted.update((fact[1], fact[5], fact[6], fact[7], fact[15]))
         for merge in batch.flows:
             wanted.update((merge.root, merge.name, merge.end))
-        self._number(c, wanted)
-
-    def _number(self, c: sqlite3.Connection, wanted: Iterable[str]) -> None:
-        if not self._words:
-            self._read_words(c)
-        new = sorted(word for word in wanted if word and word not in self._words)
-        if new:
-            c.executemany(
-                "INSERT INTO word (text) VALUES (?) ON CONFLICT DO NOTHING",
-                [(word,) for word in new],
-            )
-            self._read_words(c)
-
-    def _read_words(self, c: sqlite3.Connection) -> None:
-        self._texts = dict(c.execute("SELECT id, text FROM word").fetchall())
-        self._words = {"": 0, **{text: number for number, text in self._texts.items()}}
-        self._texts[0] = ""
+        self._words.learn(c, wanted)
 
     def _insert(self, c: sqlite3.Connection, facts: Sequence[Fact]) -> dict[str, int]:
         """Insert facts that are not there yet; give the marks of each flow."""
-        words = self._words
+        words = self._words.numbers
         ids: dict[str, Key] = {}
         named: dict[tuple[str, str, str], tuple[int, int | None, int | None, int]] = {}
         marks: dict[str, int] = {}
@@ -277,8 +262,8 @@ class SqliteViewStore:
 
     def _named(self, names: tuple[str, str, str]) -> tuple[int, int | None, int | None, int]:
         """Give the numbers of type, source and step, and their mark."""
-        kind, source, step = (self._words[name] for name in names)
-        return kind, source or None, step or None, mark_of((kind, source, step))
+        kind, source, step = (self._words.numbers[name] for name in names)
+        return kind, source or None, step or None, mask_of(filter(None, (kind, source, step)))
 
     def _merge(
         self, c: sqlite3.Connection, merges: Sequence[FlowMerge], marks: Mapping[str, int]
@@ -287,52 +272,49 @@ class SqliteViewStore:
         if not merges:
             return set()
         keys = [packed(merge.flow) for merge in merges]
-        old = {row[0]: FlowRow._make(row) for row in select_rows(c, OLD, 1, keys)}
+        old = {row[0]: row for row in select_rows(c, OLD, 1, keys)}
         words = self._words
-        ends = {(words.get(root), words.get(end))
+        words.learn(c, ("running", "completed"))
+        numbers, shapes = words.numbers, words.shapes
+        status = numbers["running"], numbers["completed"]
+        ends = {(numbers.get(root), numbers.get(end))
                 for root, end in c.execute("SELECT root, end FROM ending")}  # fmt: skip
-        status = self._status_numbers(c)
         fold: set[Key] = set()
-        values: list[Any] = []
-        moved: list[Any] = []
+        changed, reshaped, moved = list[Any](), list[Any](), list[Any]()
         for key, merge in zip(keys, merges, strict=True):
             row = self._fresh(key, merge, marks.get(merge.flow, 0))
             before = old.get(key)
             if before is not None:
-                row = joined(before, row)
+                known = FlowRow._make((*before[:-1], shapes[before[-1]][1]))
+                row = joined(known, row)
             if row.plain == PLAIN:
                 row = told(row, ends, status)
             else:
                 fold.add(key)
-                kept = status[0] if before is None else before.status
+                kept = status[0] if before is None else before[3]
                 row = row._replace(status=kept, plain=NOT_PLAIN)
-            if before is not None and row[:MOVED_FROM] == before[:MOVED_FROM]:
-                moved += (key, *row[MOVED_FROM:])
+            shape = words.shape(c, row.name, row.marks)
+            if before is None or row[:MOVED_FROM] != before[:MOVED_FROM]:
+                changed += (*row[:-1], shape)
+            elif shape != before[-1]:
+                reshaped += (key, row.updated, row.stuck_at, shape)
             else:
-                values += row
-        self._write_rows(c, values, moved)
+                moved += (key, row.updated, row.stuck_at)
+        for columns, values in ((MERGED, changed), (RESHAPED, reshaped), (MOVED, moved)):
+            self._write_rows(c, columns, values)
         return fold
 
     @staticmethod
-    def _write_rows(c: sqlite3.Connection, values: list[Any], moved: list[Any]) -> None:
-        """Write rows; of those that only `moved` on, what no index has."""
-        columns = [name for name in MERGED.split(", ") if name != "flow"]
+    def _write_rows(c: sqlite3.Connection, columns: str, values: list[Any]) -> None:
+        """Write these columns of rows, and no index on others."""
+        names = columns.split(", ")
         insert_rows(
-            c, f"INSERT INTO flow ({MERGED})", MERGED_COLUMNS, values,
-            f"ON CONFLICT DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in columns)}",
+            c, f"INSERT INTO flow ({columns})", len(names), values,
+            f"ON CONFLICT DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in names[1:])}",
         )  # fmt: skip
-        columns = columns[MOVED_FROM - 1 :]
-        insert_rows(
-            c, f"INSERT INTO flow (flow, {', '.join(columns)})", 1 + len(columns), moved,
-            f"ON CONFLICT DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in columns)}",
-        )  # fmt: skip
-
-    def _status_numbers(self, c: sqlite3.Connection) -> tuple[int, int]:
-        self._number(c, ("running", "completed"))
-        return self._words["running"], self._words["completed"]
 
     def _fresh(self, key: Key, merge: FlowMerge, marks: int) -> FlowRow:
-        words = self._words
+        words = self._words.numbers
         plain = PLAIN_WITH_ROOT if merge.end and not merge.root else PLAIN
         return FlowRow(
             key, words[merge.root] or None, words[merge.name] or None, 0, merge.key,
@@ -341,31 +323,36 @@ class SqliteViewStore:
         )  # fmt: skip
 
     def _mark_stale(self, c: sqlite3.Connection, types: Collection[str]) -> None:
-        numbers = [self._words[kind] for kind in types if kind in self._words]
-        if numbers:
-            c.execute("UPDATE flow SET dirty = 1 WHERE marks & ? <> 0", (mark_of(numbers),))
+        numbers = self._words.numbers
+        mask = mask_of(numbers[kind] for kind in types if kind in numbers)
+        for shape in self._words.shaped(mask=mask) if mask else ():
+            c.execute("UPDATE flow SET dirty = 1 WHERE shape = ?", (shape,))
 
     def _fold(self, c: sqlite3.Connection, flow: Key, batch: ViewBatch) -> None:
         """Write the row that a fold of all facts gives. From now on the flow is always folded."""
         row = batch.fold(unpacked(flow), self._facts(c, flow))
-        self._number(c, (row.root, row.name, row.status, row.end))
-        words = self._words
+        self._words.learn(c, (row.root, row.name, row.status, row.end))
+        words = self._words.numbers
+        (shape,) = c.execute("SELECT shape FROM flow WHERE flow = ?", (flow,)).fetchone()
+        shape = self._words.shape(c, words[row.name], self._words.shapes[shape][1])
         c.execute(
             "UPDATE flow SET root = ?, name = ?, status = ?, key = ?, end = ?, started = ?, "
             "updated = ?, ended = ?, deadline = ?, stuck_at = ?, retries = ?, compensations = ?, "
-            "dead = ?, voids = ?, steps = ?, error = ?, plain = 0, dirty = NULL WHERE flow = ?",
+            "dead = ?, voids = ?, steps = ?, error = ?, shape = ?, plain = 0, dirty = NULL "
+            "WHERE flow = ?",
             (
                 words[row.root] or None, words[row.name] or None, words[row.status], row.key,
                 words[row.end] or None, row.started, row.updated, row.ended, row.deadline,
                 row.stuck_at, row.retries, row.compensations, row.dead, row.voids, row.steps,
-                row.error or None, flow,
+                row.error or None, shape, flow,
             ),
         )  # fmt: skip
 
     # ── reading ──────────────────────────────────────────────────────────────────────────
 
     def _facts(self, c: sqlite3.Connection, flow: Key) -> list[Fact]:
-        texts = self._known_texts(c)
+        self._words.refresh(c)
+        texts = self._words.texts
         return [
             Fact(
                 unpacked(flow), texts[topic], partition, offset, unpacked(own), texts[kind],
@@ -378,87 +365,11 @@ class SqliteViewStore:
             in c.execute(f"SELECT {FACT} FROM fact WHERE flow = ?", (flow,)).fetchall()
         ]  # fmt: skip
 
-    def _known_texts(self, c: sqlite3.Connection) -> dict[int, str]:
-        """Give all words; another process may have added some."""
-        (last,) = c.execute("SELECT coalesce(max(id), 0) FROM word").fetchone()
-        if last + 1 != len(self._texts):
-            self._read_words(c)
-        return self._texts
-
-    def _find(self, c: sqlite3.Connection, text: str) -> list[Key]:
-        """Give the flow of this id; else those with this key; else those that begin so."""
-        key = packed(text)
-        if c.execute("SELECT 1 FROM flow WHERE flow = ?", (key,)).fetchone():
-            return [key]
-        keyed = c.execute(
-            "SELECT flow FROM flow WHERE key = ? AND key <> '' ORDER BY started DESC LIMIT ?",
-            (text, FOUND_MAX),
-        ).fetchall()
-        if keyed:
-            return [flow for (flow,) in keyed]
-        return self._beginning(c, text)
-
-    def _beginning(self, c: sqlite3.Connection, text: str) -> list[Key]:
-        found: list[Key] = []
-        for low, high in ranges(text):
-            found += [flow for (flow,) in c.execute(
-                "SELECT flow FROM flow WHERE flow BETWEEN ? AND ? LIMIT ?", (low, high, FOUND_MAX)
-            ) if unpacked(flow).startswith(text.lower() if isinstance(flow, bytes) else text)
-            ]  # fmt: skip
-        return found[:FOUND_MAX]
-
     def _flows(self, c: sqlite3.Connection, which: FlowFilter) -> list[FlowSummary]:
-        texts = self._known_texts(c)
-        words = self._words
-        where, values = ["1"], list[Any]()
-        statuses: list[int | None] = [words.get(one, -1) for one in which.status] or [None]
-        if which.name:
-            where.append("name = ?")
-            values.append(words.get(which.name, -1))
-            if not which.status:  # so that the index on name, status and start serves
-                statuses = self._present(c)
-        if which.since is not None:
-            where.append("started >= ?")
-            values.append(which.since)
-        if which.search:
-            self._search(c, which.search, where, values)
-        rows: list[tuple[Any, ...]] = []
-        for status in dict.fromkeys(statuses):
-            narrowed = [*where] if status is None else [*where, "status = ?"]
-            rows += c.execute(
-                f"SELECT {SUMMARY} FROM flow WHERE {' AND '.join(narrowed)} "
-                "ORDER BY started DESC LIMIT ?",
-                (*values, *(() if status is None else (status,)), which.limit or -1),
-            ).fetchall()
-        rows.sort(key=lambda row: row[6], reverse=True)
-        return [_summary(row, texts) for row in rows[: which.limit or None]]
-
-    @staticmethod
-    def _present(c: sqlite3.Connection) -> list[int | None]:
-        """Give the statuses that flows have, by leaps in their index."""
-        found: list[int | None] = []
-        last = -1
-        while True:
-            (last,) = c.execute("SELECT min(status) FROM flow WHERE status > ?", (last,)).fetchone()
-            if last is None:
-                return found
-            found.append(last)
-
-    def _search(
-        self, c: sqlite3.Connection, text: str, where: list[str], values: list[Any]
-    ) -> None:
-        """Ask for a flow id, a key, an event type, a service or handler, or an error."""
-        ids = [*self._find(c, text), *self._beginning(c, text)]
-        like = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-        numbers = [n for (n,) in c.execute(
-            "SELECT id FROM word WHERE text LIKE ? ESCAPE '\\'", (like,)).fetchall()]  # fmt: skip
-        listed = ",".join(map(str, numbers)) or "-1"
-        where.append(
-            f"(flow IN ({','.join('?' * len(ids))}) OR error LIKE ? ESCAPE '\\' OR "
-            "(marks & ? <> 0 AND EXISTS (SELECT 1 FROM fact WHERE fact.flow = flow.flow AND "
-            f"(type IN ({listed}) OR source IN ({listed}) OR step IN ({listed})))))"
-        )
-        values += [*ids, like, mark_of(numbers)]
+        self._words.refresh(c)
+        flows = Listing(c, self._words, which).flows()
+        rows = {row[0]: row for row in select_rows(c, LISTED, 1, flows)}
+        return [_summary(rows[flow], self._words.texts) for flow in flows if flow in rows]
 
 
 def _summary(row: Sequence[Any], texts: Mapping[int, str]) -> FlowSummary:
