@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -14,6 +11,7 @@ from typing import Any
 
 from bench.bare import bare_steps_per_s
 from bench.figure import Figure
+from bench.process import started
 from choreo import App, Event, Service, Tx
 
 __all__ = ["saga5", "saga5_tx"]
@@ -168,23 +166,11 @@ def _measured(*, business: bool, flows: int) -> tuple[dict[str, float], float]:
     """Run the saga beside a tracker; give its times, and how far behind the tracker was."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        tracker = subprocess.Popen(
-            [sys.executable, "-m", "bench.tracker_process", made],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert tracker.stdin is not None
-        assert tracker.stdout is not None
-        try:
-            assert tracker.stdout.readline().strip() == "ready"
+        with started("bench.tracker_process", folder) as tracker:
+            tracker.heard()
             result = asyncio.run(_run(folder, flows, business=business))
-            tracker.stdin.write("end\n")
-            tracker.stdin.flush()
-            behind = json.loads(tracker.stdout.readline())["behind_s"]
-        finally:
-            tracker.terminate()
-            tracker.wait()
+            tracker.told()
+            behind = tracker.heard()["behind_s"]
     assert behind < BEHIND_MAX_S, f"the tracker was {behind:.2f} s behind at the end"
     return result, behind
 
