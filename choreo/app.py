@@ -253,6 +253,7 @@ class App:
             await self._ensure({info.topic})
         record = Record(info.topic, key.encode(), headers, encode(event))
         record.trusted = True
+        record.fresh = id is None  # nobody can have handled an id that was just drawn
         await self.broker.publish([record])
         if id is None:  # of a flow with a key, an earlier end may stand before this record
             self._outcomes.published(flow, record.offset)
