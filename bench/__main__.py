@@ -8,27 +8,55 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.figure import Figure, kept
+from bench.growth import inbox_growth, rss_growth
+from bench.hop import hop, hop2
+from bench.hot import hot_keys
 from bench.saga import saga5, saga5_tx
+from bench.views import list_growth, tracker_events
 
-MEASURES = {"saga5": saga5, "saga5_tx": saga5_tx}
+__all__ = ["MEASURES", "main"]
+
+MEASURES = {
+    "saga5": saga5,
+    "saga5_tx": saga5_tx,
+    "hop": hop,
+    "hop2": hop2,
+    "rss_growth": rss_growth,
+    "inbox_growth_sqlite": inbox_growth,
+    "tracker_events": tracker_events,
+    "list_growth": list_growth,
+    "hot_keys": hot_keys,
+}
+"""By the name of their first figure, or of what their figures have in common."""
+WITH = {
+    "step_cpu_us": "saga5",
+    "hop_ms_p50": "hop",
+    "hop_ms_p99": "hop",
+    "hop2_ms_p50": "hop2",
+    "hop2_ms_p99": "hop2",
+    "tracker_bytes": "tracker_events",
+}
+"""Figures that are measured together with others."""
 
 
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--only", choices=sorted(MEASURES), help="one measurement")
+    parser.add_argument("--only", choices=sorted({*MEASURES, *WITH}), help="one measurement")
     only = parser.parse_args().only
+    only = WITH.get(only, only)
     console = Console()
     figures: list[Figure] = []
     for name, measure in MEASURES.items():
         if only in (None, name):
             console.print(f"measuring {name} …", style="dim")
             figures += measure()
+            kept(figures)
     table = Table("figure", "value", "baseline", "ratio", "about")
     for one in figures:
         ratio = "" if one.ratio is None else f"{one.ratio:.3f}"
-        baseline = "" if one.baseline is None else f"{one.baseline:,.1f}"
-        table.add_row(one.name, f"{one.value:,.1f} {one.unit}", baseline, ratio, one.about)
+        baseline = "" if one.baseline is None else f"{one.baseline:,.2f}"
+        table.add_row(one.name, f"{one.value:,.2f} {one.unit}", baseline, ratio, one.about)
     console.print(table)
     console.print(f"kept in {kept(figures)}", style="dim")
 

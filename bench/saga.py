@@ -14,7 +14,7 @@ from bench.figure import Figure
 from bench.process import started
 from choreo import App, Event, Service, Tx
 
-__all__ = ["saga5", "saga5_tx"]
+__all__ = ["EVENTS", "Count", "saga5", "saga5_tx", "services", "through"]
 
 STEPS = 5
 FLOWS = 40_000
@@ -79,7 +79,7 @@ SQL = "INSERT INTO bench_stock VALUES ($1, 1) ON CONFLICT (sku) DO UPDATE SET un
 class Count:
     """Counts flows that came to their end."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int = 0) -> None:
         """Wait for this many."""
         self.left = total
         self.done = asyncio.Event()
@@ -121,8 +121,18 @@ def _service(n: int, count: Count, *, business: bool) -> Service:
     return service
 
 
+async def through(app: App, count: Count, flows: range) -> float:
+    """Put flows through the services of an App, to their ends; give the seconds."""
+    count.left = len(flows)
+    count.done.clear()
+    begun = time.perf_counter()
+    await asyncio.gather(*(_feed(app, count, flows[n::WINDOW]) for n in range(WINDOW)))
+    await count.done.wait()
+    return time.perf_counter() - begun
+
+
 async def _run(folder: Path, flows: int, *, business: bool) -> dict[str, float]:
-    count = Count(flows)
+    count = Count()
     app = App(*services(count, business=business), folder=folder)
     async with app:
         if business:
@@ -131,16 +141,15 @@ async def _run(folder: Path, flows: int, *, business: bool) -> dict[str, float]:
                     "CREATE TABLE bench_stock (sku TEXT PRIMARY KEY, units INTEGER) WITHOUT ROWID"
                 )
         begun, cpu = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(_feed(app, count, n, flows) for n in range(WINDOW)))
-        await count.done.wait()
+        await through(app, count, range(flows))
         await app.drain()
         took, cpu = time.perf_counter() - begun, time.process_time() - cpu
     return {"took": took, "cpu": cpu}
 
 
-async def _feed(app: App, count: Count, first: int, flows: int) -> None:
-    """Publish every WINDOW-th root, at most AHEAD flows before those that are done."""
-    for n in range(first, flows, WINDOW):
+async def _feed(app: App, count: Count, flows: range) -> None:
+    """Publish these roots, all feeders together at most AHEAD before what is done."""
+    for n in flows:
         await count.room.acquire()
         await app.publish(Step0(order_id=f"order-{n}", filler=FILLER, n=0))
 
@@ -183,7 +192,11 @@ def _bare(*, business: bool) -> float:
 
 
 def saga5(flows: int = FLOWS) -> list[Figure]:
-    """Flows per second, and what a step costs the process."""
+    """Flows of five steps a second, a tracker in a second process beside them.
+
+    `step_cpu_us` is what a step costs the process beside its handler. The baseline is a bare
+    SQLite loop that does what no framework can do without (bench/bare.py).
+    """
     bare = _bare(business=False)
     result, behind = _measured(business=False, flows=flows)
     rate = flows / result["took"]
@@ -196,7 +209,7 @@ def saga5(flows: int = FLOWS) -> list[Figure]:
 
 
 def saga5_tx(flows: int = FLOWS // 2) -> list[Figure]:
-    """The same with one business statement through Tx in each step."""
+    """Flows of five steps a second, each step with one business statement through Tx."""
     bare = _bare(business=True)
     result, behind = _measured(business=True, flows=flows)
     return [
