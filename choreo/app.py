@@ -343,7 +343,7 @@ class App:
         calm = 0
         while worker is not None and calm < CALM_LOOKS:
             sleepers = getattr(self.clock, "sleepers", 0) - worker.sleeping
-            busy = worker.busy > max(sleepers, 0) or any(
+            busy = worker.busy - worker.stalled > max(sleepers, 0) or any(
                 getattr(part, "busy", 0) for part in (self.store, self.broker)
             )
             waited = waited or busy

@@ -52,6 +52,8 @@ class Faults:
     takes up to `turns_max` turns of the loop longer, so that others overtake it. `repeated`:
     a poll is followed by up to `repeated_max` records of a partition that it, or an earlier
     one, gave already. `commit_lost`: offsets are not committed, and nobody is told.
+    A store's `apply` tells of a fault by raising, or by an error in each plan's place: `raised`
+    is how likely the former is.
     """
 
     refused: float = 0.05
@@ -59,6 +61,7 @@ class Faults:
     delayed: float = 0.1
     repeated: float = 0.05
     commit_lost: float = 0.1
+    raised: float = 0.5
     turns_max: int = 20
     repeated_max: int = 10
 
@@ -199,8 +202,11 @@ class _FaultySubscription:
     async def _poll(self, records_max: int) -> Sequence[Record]:
         chance = self._chance
         await chance.before("poll")
-        if not self._next:
-            self._next.extend(await self.inner.poll(records_max))
+        while not self._next:
+            records = await self.inner.poll(records_max)
+            if not records:
+                return records
+            self._next.extend(records)
             await chance.after("poll")
         if self._closed:
             return []
@@ -333,7 +339,7 @@ class FaultyStore(_Faulty):
                     self._unheard(plans, results)
                 raise
         except StoreUnavailableError as exc:
-            if self.rng.random() < 0.5:  # noqa: PLR2004 - a store may tell either way
+            if self.rng.random() < self.faults.raised:
                 raise
             return [exc] * len(plans)
         return results

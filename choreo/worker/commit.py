@@ -8,7 +8,7 @@ from functools import partial
 
 from choreo.errors import ChoreoError, DecodeError
 from choreo.plan import Change, Plan, SetTimer, Settle, Status
-from choreo.ports import UNWRITTEN, Applied
+from choreo.ports import UNWRITTEN, Applied, Want
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
 from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Pipeline
@@ -45,8 +45,9 @@ class Committer:
             else:
                 group = [finished.popleft() for _ in range(most)]
             plans = [plan for _, plan in group]
-            count = sum(d is not None for d, _ in group)
-            results = await pipeline.outlasting(partial(self._applied, plans), waiting=count)
+            waiting = sum(d is not None for d, _ in group)
+            apply = partial(self._applied, plans)
+            results = await pipeline.outlasting(apply, loop="commit", waiting=waiting)
             for (d, plan), result in zip(group, results, strict=True):
                 if d is None:
                     continue
@@ -58,11 +59,17 @@ class Committer:
                 pipeline.fresh_added.set()
 
     async def _applied(self, plans: Sequence[Plan]) -> Sequence[Applied | BaseException]:
-        results = await self._pipeline.store.apply(plans)
-        if not any(plan.section for plan in plans):
-            down = [r for r in results if isinstance(r, ChoreoError) and r.transient]
-            if down and len(down) == len(results):
-                raise down[0]
+        """Ask the store; raises when all can be asked for again: no section has run."""
+        once_only = any(plan.section for plan in plans)
+        try:
+            results = await self._pipeline.store.apply(plans)
+        except ChoreoError as exc:
+            if not exc.transient or not once_only:
+                raise
+            return [exc] * len(plans)
+        down = [r for r in results if isinstance(r, ChoreoError) and r.transient]
+        if down and len(down) == len(results) and not once_only:
+            raise down[0]
         return results
 
     # ── what did not work ────────────────────────────────────────────────────────────────
@@ -71,7 +78,7 @@ class Committer:
         if result is Applied.STALE:
             self._drop(d)
         elif result is Applied.DUPLICATE:
-            self._committed(d, ())
+            self._pipeline.spawn(self._look_what_became(d), "look what became")
         elif isinstance(result, MoreGates):
             self._runners.look_again(d, result)
         elif isinstance(result, ChoreoError) and _not_the_handlers(plan, result):
@@ -81,6 +88,18 @@ class Committer:
         else:
             assert isinstance(result, BaseException), result
             self._pipeline.spawn(self._runners.undo_and_fail(d, result), "fail")
+
+    async def _look_what_became(self, d: Delivery) -> None:
+        """It was settled before: perhaps by this very plan, whose answer was lost.
+
+        What is parked or due by it has to be known all the same.
+        """
+        pipeline = self._pipeline
+        look = partial(pipeline.store.load, [Want(d.name, d.subject)])
+        (seen,) = await pipeline.outlasting(look, waiting=1)
+        self._found(d.lane, d, parked=seen.status is Status.PARKED)
+        d.simple = True
+        self._committed(d, ())
 
     async def _write_again(self, d: Delivery, plan: Plan, error: Exception) -> None:
         """What the store could not write is no failure of the handler: it costs no attempt."""
@@ -168,6 +187,21 @@ class Committer:
             pipeline.room.set()
 
     @staticmethod
+    def _found(lane: Lane, d: Delivery, *, parked: bool) -> None:
+        """Keep book of a delivery as it stands in the store, whoever wrote it."""
+        if d.due_key is not None:
+            lane.running_due.discard(d.due_key)
+        if d.owned is None or d.owned.lost:
+            return
+        chain = (d.route.name, d.chain_text())
+        if chain[1] and parked and d.seen is None:
+            lane.held[chain] += 1
+        elif chain[1] and not parked and d.seen is not None:
+            lane.let_go(chain)
+        lane.due_at(0.0)
+        lane.due_added.set()
+
+    @staticmethod
     def _noted(lane: Lane, d: Delivery, changes: Sequence[Change]) -> None:
         """Keep book of what is parked and due."""
         if d.due_key is not None:
@@ -186,15 +220,11 @@ class Committer:
             dues.append(0.0)  # set anew while it fired, perhaps for this very moment: look again
         parked = own.parked if own is not None and own.status is Status.PARKED else None
         if chain[1] and d.seen is None and parked is not None:
-            if parked.due is None and lane.held[chain] == 0:
-                dues.append(0.0)  # what it was to wait for has been settled meanwhile
+            if parked.due is None:
+                dues.append(0.0)  # what it was to wait for may have been settled meanwhile
             lane.held[chain] += 1
         elif chain[1] and d.seen is not None and own is not None and parked is None:
-            lane.held[chain] -= 1
-            if lane.held[chain] > 0:
-                dues.append(0.0)  # the store let the next one of the chain go
-            else:
-                del lane.held[chain]
+            dues += [0.0] if lane.let_go(chain) else []  # the store let the next one go
         if dues:
             lane.due_at(min(dues))
             lane.due_added.set()

@@ -162,7 +162,7 @@ class Intake:
             else:
                 loading.append(d)
         load = partial(pipeline.store.load, wants)
-        found = await pipeline.outlasting(load, waiting=len(wants))
+        found = await pipeline.outlasting(load, loop="load", waiting=len(wants))
         now = pipeline.clock.now()
         for d, seen in zip(loading, found, strict=True):
             d.loaded = seen

@@ -183,6 +183,14 @@ class Lane:
         """Tell whether something before it in its chain is parked."""
         return bool(self.held) and d.seen is None and ((d.route.name, d.chain_text()) in self.held)
 
+    def let_go(self, chain: tuple[str, str]) -> bool:
+        """Note that one less is parked in a chain; true if others are."""
+        self.held[chain] -= 1
+        if self.held[chain] > 0:
+            return True
+        del self.held[chain]
+        return False
+
     def due_at(self, due: float) -> None:
         """Note that something will be due."""
         if self.next_due is None or due < self.next_due:

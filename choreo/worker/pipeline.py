@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, fields
 from typing import TypeVar
@@ -102,6 +102,7 @@ class Pipeline:
         self.sleeping = 0
         self._outage_said = -math.inf
         self.failure: asyncio.Future[None] | None = None
+        self._outages = Counter[str]()  # loops that wait for the store to answer
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ── queues ───────────────────────────────────────────────────────────────────────────
@@ -188,10 +189,12 @@ class Pipeline:
             sleeper.cancel()
             waker.cancel()
 
-    async def outlasting(self, ask: Callable[[], Awaitable[T]], *, waiting: int = 0) -> T:
+    async def outlasting(
+        self, ask: Callable[[], Awaitable[T]], *, loop: str = "", waiting: int = 0
+    ) -> T:
         """Ask the store until it answers: while it is down the worker waits, and loses nothing.
 
-        So many deliveries are `waiting` for the answer.
+        `waiting` is how many deliveries wait with it, `loop` which queue is not emptied.
         """
         while True:
             try:
@@ -200,7 +203,11 @@ class Pipeline:
                 if not exc.transient:
                     raise
                 self.say_outage(exc)
-            await self.put_off(self.limits.outage_s, deliveries=waiting)
+            self._outages[loop] += 1
+            try:
+                await self.put_off(self.limits.outage_s, deliveries=waiting)
+            finally:
+                self._outages[loop] -= 1
 
     def say_outage(self, error: ChoreoError) -> None:
         """Say that the store is down: once every `outage_s`, however many wait for it."""
@@ -208,3 +215,13 @@ class Pipeline:
         if now >= self._outage_said + self.limits.outage_s:
             self._outage_said = now
             log.warning("the store does not answer, everything waits for it: %s", error)
+
+    @property
+    def stalled(self) -> int:
+        """How many deliveries are in a queue that nobody empties while the store is down."""
+        stalled = 0
+        if self._outages["load"]:
+            stalled += len(self.fresh)
+        if self._outages["commit"] == self.limits.committers:
+            stalled += sum(d is not None for d, _ in self.finished)
+        return stalled

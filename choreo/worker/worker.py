@@ -144,6 +144,11 @@ class Worker:
         return pipeline.in_flight - pipeline.delayed - pipeline.behind
 
     @property
+    def stalled(self) -> int:
+        """How many of the busy ones wait for a queue that stands still: the store is down."""
+        return self._pipeline.stalled
+
+    @property
     def sleeping(self) -> int:
         """How many of the worker's own loops sleep on the clock."""
         return self._pipeline.sleeping
