@@ -264,7 +264,7 @@ def check_ports() -> None:
     assert not lost, f"docs/generate.py: give these ports a page: {lost}"
 
 
-LOG_PORTS = ("Broker", "Subscription", "Clock")
+LOG_PORTS = ("Broker", "Subscription", "Assignee", "Clock")
 STORE_PORTS = ("Store", "ViewStore")
 
 

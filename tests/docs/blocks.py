@@ -5,7 +5,8 @@ A block of a page is one of these:
 - a file: its first line is a comment with a name, `# shop.py` or `-- migrations/0001_a.sql`;
   it is written to the page's folder (`# shop.py, at its end` adds to it);
 - `console`: lines with `$ ` are commands, run in that folder one after the other, what follows
-  is what they print (`…` alone on a line stands for any lines);
+  is what they print (`…` alone on a line stands for any lines); one that ends with ` &` goes on
+  until the page ends, or `$ kill %1` says so;
 - `python` without a name: a piece of the page's module, which pytest runs;
 - `mermaid` and `text`: nothing to run.
 
@@ -29,6 +30,7 @@ FENCE = re.compile(r"```(?P<language>\w*)\s*")
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>\S.*) -->")
 FILE = re.compile(r"(?:#|--) (?P<name>[\w./-]+\.\w+)(?P<added>, at its end)?")
 GOES_ON = re.compile(r"goes on from \[[^]]+\]\((?P<page>[\w.-]+)\)")
+KILL = re.compile(r"kill (?P<at_once>-9 )?%(?P<job>\d+)")
 PROMPT = "$ "
 COMMAND_S = 30
 COLUMNS = "96"
@@ -183,8 +185,8 @@ def run_steps(page: Page, folder: Path) -> None:
                 where = f"{page.name}:{line}: {command}"
                 if command.endswith(" &"):
                     started.append(running.enter_context(background(command, folder)))
-                elif command.startswith("kill %"):
-                    stop(started[int(command.removeprefix("kill %")) - 1], where)
+                elif told := KILL.fullmatch(command):
+                    stop(started[int(told["job"]) - 1], where, at_once=bool(told["at_once"]))
                 else:
                     assert_same(printed(command, folder), shown, where)
         for process in started:
@@ -229,11 +231,13 @@ def background(command: str, folder: Path) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def stop(process: subprocess.Popen[bytes], where: str) -> None:
-    """End what was started, once, and see that it ended well."""
+def stop(process: subprocess.Popen[bytes], where: str, *, at_once: bool = False) -> None:
+    """End what was started, once, and see that it ended as it was told."""
     if process.returncode is None:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(COMMAND_S) == 0, f"{where}: ended with {process.returncode}"
+        number = signal.SIGKILL if at_once else signal.SIGTERM
+        process.send_signal(number)
+        ended = process.wait(COMMAND_S)
+        assert ended == (-number if at_once else 0), f"{where}: ended with {ended}"
 
 
 def alike(line: str) -> str:
