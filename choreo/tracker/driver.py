@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from itertools import count
 
 from choreo.errors import ChoreoError, StoreConflictError
 from choreo.events import ID, Record
@@ -20,6 +21,7 @@ log = logging.getLogger("choreo.tracker")
 
 OUTAGE_S = 1.0
 """Between two looks at a log, or at views, that do not answer."""
+TURNS_PER_LOOK = 25
 BATCH = 3000
 """Records in one transaction, when so many wait: a flow's row is then written less often."""
 REST_S = 0.02
@@ -68,9 +70,13 @@ class Tracker:
         each record, and one transaction takes all that came. While log or views do not
         answer, on a full disk say, it waits.
         """
-        while not self._stopped:
+        for turn in count():
+            if self._stopped:
+                return
             try:
                 await self.catch_up()
+                if turn % TURNS_PER_LOOK == 0:  # that the views are there, if nothing comes
+                    await self._views.position()
             except ChoreoError as exc:
                 if not exc.transient:
                     raise

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from choreo.errors import ChoreoError, DecodeError
+from choreo.errors import ChoreoError, DecodeError, StoreError
 from choreo.plan import Change, Plan, SetTimer, Settle, Status
 from choreo.ports import UNWRITTEN, Applied, Want
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
@@ -17,6 +17,9 @@ from choreo.worker.runners import Runners
 __all__ = ["Committer"]
 
 log = logging.getLogger("choreo.worker")
+
+USELESS = frozenset(("CH4003", "CH4009"))
+"""What makes a store useless for good: its file is damaged, or gone."""
 
 
 class Committer:
@@ -67,6 +70,9 @@ class Committer:
             if not exc.transient or not once_only:
                 raise
             return [exc] * len(plans)
+        useless = (r for r in results if isinstance(r, StoreError) and r.code in USELESS)
+        if (why := next(useless, None)) is not None:
+            raise why  # trying again would go on for ever
         down = [r for r in results if isinstance(r, ChoreoError) and r.transient]
         if down and len(down) == len(results) and not once_only:
             raise down[0]

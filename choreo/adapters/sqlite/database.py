@@ -19,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
+from choreo.adapters.sqlite.samefile import SameFile
 from choreo.adapters.sqlite.schema import SCHEMA, VERSION
 from choreo.errors import BrokerClosedError, StoreError, StoreUnavailableError
 
@@ -100,6 +101,8 @@ class Database:
         self.foreign = object()  # another one whenever somebody else was seen to have written
         self.on_foreign: Callable[[int], object] = lambda _: None
         self._version_seen = -1
+        self.same = SameFile(self.path)
+        self.lost: StoreError | None = None
 
     # ── life ─────────────────────────────────────────────────────────────────────────────
 
@@ -141,6 +144,16 @@ class Database:
         self._queue.put(None)
         for thread in self._threads[:1]:
             await asyncio.to_thread(thread.join)
+
+    def check_place(self) -> None:
+        """Raise StoreError CH4009 once the file is not the one any more that was opened."""
+        if self.lost is None:
+            try:
+                self.same.check()
+            except StoreError as exc:
+                self.lost = exc
+        if self.lost is not None:
+            raise self.lost
 
     def connect(self) -> sqlite3.Connection:
         """Open a connection of our own settings."""
@@ -198,6 +211,7 @@ class Database:
                 connection = self.connect()
                 self._prepare(connection)
                 reader = connection if self.memory else self.connect()
+                self.same.check()
         except BaseException as exc:  # noqa: BLE001 - handed over to whoever opens
             self._hand_over(lambda error=exc: opened.set_exception(error))  # type: ignore[misc]
             return
@@ -240,6 +254,7 @@ class Database:
         before = self.own_end
         try:
             with translated(self.path):
+                self.check_place()
                 retried(lambda: connection.execute("BEGIN IMMEDIATE"))
                 begun = self._look(connection)
                 outcomes.extend(self._perform(connection, work) for work in group)
@@ -310,6 +325,7 @@ class Database:
         def run() -> None:
             try:
                 with translated(self.path):
+                    self.check_place()
                     result = fn(self._reader)
             except BaseException as exc:  # noqa: BLE001 - handed over to who asked
                 self._hand_over(lambda error=exc: ended(None, error))  # type: ignore[misc]

@@ -12,6 +12,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from zlib import crc32
@@ -28,7 +29,8 @@ __all__ = ["Log"]
 APPEND = "INSERT INTO log (topic, partition, key, headers, value)"
 APPEND_COLUMNS = 5
 WATCH_S = 0.001
-READ_AGAIN_S = 0.2
+READ_AGAIN_S = 0.5
+LOOKS_PER_CHECK = 250
 log = logging.getLogger("choreo.sqlite")
 
 Feed = Callable[[list[Record]], None]
@@ -149,6 +151,7 @@ class Log:
         while self.known <= position and not self._stop_watching.is_set():
             self._grown.clear()
             await self._grown.wait()
+            self.check()
 
     # ── following ────────────────────────────────────────────────────────────────────────
 
@@ -193,6 +196,9 @@ class Log:
             try:
                 await self._read_on()
             except ChoreoError as exc:
+                if not exc.transient:
+                    self._lose()
+                    return
                 log.warning("the log could not be read, it is tried again: %s", exc)
                 await asyncio.sleep(READ_AGAIN_S)
                 self._behind.set()
@@ -211,10 +217,32 @@ class Log:
                 self.known = reached
                 self._feed(fresh)
 
+    def _lose(self) -> None:
+        """Wake whoever waits for records: none will come any more."""
+        self._grown.set()
+
+    def check(self) -> None:
+        """Raise what has made the log useless, if something has."""
+        if self.database.lost is not None:
+            raise self.database.lost
+
+    def _file_is_lost(self) -> bool:
+        try:
+            self.database.check_place()
+        except ChoreoError:
+            return True
+        return False
+
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         connection = self.database.connect()
         seen = groups = -1
+        looks = 0
         while not self._stop_watching.wait(WATCH_S):
+            looks += 1
+            if looks % LOOKS_PER_CHECK == 0 and self._file_is_lost():
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._lose)
+                break
             if groups != self.database.groups:  # our own writer has just looked
                 groups = self.database.groups
                 continue

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from choreo.adapters.sqlite.bulk import insert_rows, select_rows
 from choreo.adapters.sqlite.database import make_folder, retried, translated, version_of
+from choreo.adapters.sqlite.samefile import SameFile
 from choreo.adapters.sqlite.viewlist import Listing, found
 from choreo.adapters.sqlite.viewrows import (
     NOT_PLAIN,
@@ -76,6 +77,7 @@ class SqliteViewStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="choreo-sqlite-views")
         self._connection: sqlite3.Connection | None = None
         self._words = Words()
+        self._same = SameFile(self.path)
         self._closed = False
 
     # ── verbs ────────────────────────────────────────────────────────────────────────────
@@ -116,7 +118,9 @@ class SqliteViewStore:
 
         def run() -> T:
             with translated(self.path):
-                return fn(self._connected())
+                connection = self._connected()
+                self._same.check()
+                return fn(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
