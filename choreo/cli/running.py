@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 
 from choreo.app import App, open_broker, open_views, system_clock
 from choreo.cli.loading import services
+from choreo.cli.onetracker import only_tracker
 from choreo.cli.output import execute, say
 from choreo.cli.settings import Settings
 from choreo.ports import Broker, Clock, ViewStore
@@ -46,7 +47,8 @@ def clock() -> Clock:
 
 def run_services(settings: Settings, *, tracked: bool) -> None:
     """Run services until SIGTERM or SIGINT; with the tracker beside them if asked."""
-    execute(_run(settings, tracked=tracked))
+    with only_tracker(settings.database) if tracked else nullcontext():
+        execute(_run(settings, tracked=tracked))
 
 
 async def _run(settings: Settings, *, tracked: bool) -> None:
@@ -89,7 +91,8 @@ def run_tracker(settings: Settings) -> None:
     """Keep the views up to date until SIGTERM or SIGINT, after whoever has work to do."""
     step_back()
     collect_rarely()
-    execute(_track(open_broker(settings.folder), open_views(settings.folder), settings))
+    with only_tracker(settings.database):
+        execute(_track(open_broker(settings.folder), open_views(settings.folder), settings))
 
 
 def step_back() -> None:
