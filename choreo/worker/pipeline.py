@@ -147,8 +147,8 @@ class Pipeline:
         except BaseException as exc:
             if isinstance(exc, asyncio.CancelledError) and self.stopping:
                 raise
-            log.critical("the worker stops: %s", exc)
             if self.failure is not None and not self.failure.done():
+                log.critical("the worker stops: %s", exc)
                 self.failure.set_exception(exc)
 
     async def cancel_all(self) -> None:

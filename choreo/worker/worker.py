@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 
 from choreo.errors import ChoreoError, HandlerError
 from choreo.ports import Broker, Clock, Store, Want
@@ -27,6 +28,9 @@ from choreo.worker.watch import Watch
 __all__ = ["Worker"]
 
 log = logging.getLogger("choreo.worker")
+
+LEAVE_S = 1.0
+"""For each service's goodbye, where something was left behind."""
 
 
 class Worker:
@@ -121,15 +125,20 @@ class Worker:
         await pipeline.cancel_all()
         lanes, self._lanes = self._lanes, []
         for lane in lanes:
-            if not pipeline.failed():
-                try:
-                    await lane.subscription.commit(lane.watermarks())
-                except ChoreoError as exc:
-                    log.warning("offsets are not committed; the inbox makes up for it: %s", exc)
-            await lane.subscription.close()
+            with suppress(TimeoutError):  # what was left behind may hold the store
+                async with asyncio.timeout(LEAVE_S if self.gave_up else None):
+                    await self._leave(lane)
         self._caller.close()
         if pipeline.failure is not None and not pipeline.failure.done():
             pipeline.failure.cancel()
+
+    async def _leave(self, lane: Lane) -> None:
+        if not self._pipeline.failed():
+            try:
+                await lane.subscription.commit(lane.watermarks())
+            except ChoreoError as exc:
+                log.warning("offsets are not committed; the inbox makes up for it: %s", exc)
+        await lane.subscription.close()
 
     @property
     def failure(self) -> asyncio.Future[None]:
