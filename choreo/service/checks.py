@@ -29,6 +29,7 @@ def check_handler(handler: Handler) -> None:  # noqa: C901 - a list of checks, n
             handler=name,
         )
     _check_listed(handler)
+    _check_owned(handler)
     if not isinstance(handler.retry, Retry):
         raise ConfigurationError(
             "retry= takes a Retry", code="CH1011", fix="write Retry(attempts_max=…)", handler=name
@@ -90,6 +91,22 @@ def _check_listed(handler: Handler) -> None:
         raise _wrong("no event triggers it", "name at least one in on=", handler.name)
 
 
+def _check_owned(handler: Handler) -> None:
+    """A view has no key: what would be published of it lies anywhere, under another's type."""
+    for event in handler.signature.outputs.events:
+        _check_owned_event(event, handler.name)
+
+
+def _check_owned_event(event: type[Event], name: str) -> None:
+    if event.__event__.key is None:
+        raise ConfigurationError(
+            f"publishes {event.__name__}, which is a view here",
+            code="CH1010",
+            fix="only its owner publishes it; if that is this service, declare it with key=",
+            handler=name,
+        )
+
+
 def _check_gathered(params: tuple[Param, ...], inputs: tuple[type[Event], ...], name: str) -> None:
     """Who stands in for a join is given what came, each parameter by its type."""
     taken = {event for param in params for event in param.events}
@@ -137,6 +154,7 @@ def _check_subject(signature: Signature, events: tuple[type[Event], ...], name: 
 def check_built(made: type[Event], sources: tuple[type[Event], ...], name: str) -> None:
     """Refuse an event that can not be built from the fields of each source."""
     events_of(made, what="built event", name=name)
+    _check_owned_event(made, name)
     for trigger in sources:
         missing = [
             field for field, about in made.model_fields.items()

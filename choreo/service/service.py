@@ -63,6 +63,13 @@ class Service:
         was: str | tuple[str, ...] = (),
     ) -> Callable[[F], F]:
         """Handle any of these events. `unless=F`: not after F in this scope."""
+        if any(inspect.isfunction(event) for event in events):
+            raise ConfigurationError(
+                "on without its events, and without parentheses",
+                code="CH1003",
+                fix=f"write @{self.name}.on(Event)",
+                service=self.name,
+            )
 
         def declare(fn: F) -> F:
             full = self._full(fn, name)

@@ -80,7 +80,12 @@ def signature_of(
             raise _unfit(name, parameter.name, "has no annotation")
         params.append(_param(parameter.name, hints[parameter.name], name))
     if "return" not in hints:
-        raise _unfit(name, "return", "has no annotation")
+        raise ConfigurationError(
+            "the return annotation is missing",
+            code="CH1003",
+            fix="name what it publishes: A, A | B, tuple[A, B], list[A], After[A], Cancel or None",
+            handler=name,
+        )
     outputs = outputs_of(hints["return"], name=name)
     return Signature(tuple(params), outputs, not inspect.iscoroutinefunction(fn))
 

@@ -39,6 +39,10 @@ class Nothing(Event, topic="unit.stock", key="order_id"):
     note: str = ""
 
 
+class Seen(Event, topic="unit.others"):
+    order_id: str
+
+
 class Topicless(Event):
     order_id: str
 
@@ -225,6 +229,9 @@ def sync_tx(placed: Placed, tx: Tx) -> None: ...
 def bare(placed, ctx: Context) -> None: ...  # type: ignore[no-untyped-def] # noqa: ANN001
 
 
+async def of_another(placed: Placed) -> Seen: ...
+
+
 async def no_return(placed: Placed): ...  # type: ignore[no-untyped-def] # noqa: ANN201
 
 
@@ -257,6 +264,10 @@ def test_a_signature_that_does_not_fit_is_refused(
 WRONG: list[tuple[str, Declare]] = [
     # what is no event with a topic
     ("CH1003", lambda s: s.on(Topicless)(plain)),
+    ("CH1003", lambda s: s.on(plain)),  # type: ignore[arg-type]
+    ("CH1010", lambda s: s.on(Placed)(of_another)),
+    ("CH1010", lambda s: s.compensate(Placed, on=Short, nothing=Seen)(plain)),
+    ("CH1010", lambda s: s.flow("f", starts=Placed, ends=Short, overdue=Seen)),
     ("CH1003", lambda s: s.on(Event)(plain)),
     ("CH1003", lambda s: s.on(int)(plain)),  # type: ignore[arg-type]
     ("CH1003", lambda s: s.on("Placed")(plain)),  # type: ignore[arg-type]
