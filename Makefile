@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci bench docs format format-check lint types house clean
+.PHONY: help demo test ci bench docs format format-check lint types house mutants clean
 # One target after the other: `ci` fails on what is cheapest to find.
 .NOTPARALLEL:
 
@@ -56,6 +56,9 @@ lint: $(STAMP)  ## ruff, every rule
 
 types: $(STAMP)  ## mypy, strict
 	@$(PY) -m mypy
+
+mutants: $(STAMP)  ## break each promise in a copy: which test notices? ONLY=name
+	@$(PY) -m tests.mutants $(if $(ONLY),--only "$(ONLY)")
 
 house: $(STAMP)  ## the house rules: floors, sizes, banned calls, public names
 	@$(PY) -m pytest -q tests/house

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from functools import partial
 from itertools import count
+from typing import Any
 
 from choreo.errors import ChoreoError
 from choreo.events import Partition
@@ -209,6 +211,26 @@ class ClaimContract:
                     if not told.reached:
                         break
             assert await published(place) == [f"{m}.{i}" for m in range(1, n + 1) for i in (0, 1)]
+
+    async def test_whoever_is_cancelled_elsewhere_disturbs_nobody(self, make: MakePlace) -> None:
+        """Loading, looking for what is due, taking over: given up at any await, and then done."""
+        async with opened(make) as place:
+            owned = await place.own()
+            await place.apply(owned, SetTimer(subject(9), 0.0, HANDLER, b"", source()))
+            calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
+                lambda: place.status(1),
+                lambda: place.store.due(owned, skip=(), most=9),
+                place.own,
+            ]
+            for call in calls:
+                for await_ in count(1):
+                    if not (await cancelled_at(call, await_)).reached:
+                        break
+            assert await place.apply(owned, settle(1)) is Applied.STALE
+            owned = await place.own()
+            assert await place.apply(owned, settle(1), publish("1")) is Applied.DONE
+            assert await due(place, owned) == [9]
+            assert await published(place) == ["1"]
 
     # ── owners ───────────────────────────────────────────────────────────────────────────
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import unittest
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
+from typing import Any
 
 from choreo.errors import BrokerClosedError, ChoreoError
 from choreo.events import Headers, Partition, Record
@@ -79,6 +80,16 @@ class PollingContract:
                     await broker.publish(batch)
             await broker.publish([record("k", "kept")])
             assert values(await everything(broker)) == [b"kept"]
+
+    async def test_publishing_again_is_harmless(self, make: MakeBroker) -> None:
+        """Each record is there once more, and knows its last place; nothing else is disturbed."""
+        async with opened(make) as broker:
+            records = [record("k", str(n), topic=ONE.name) for n in range(3)]
+            await broker.publish(records)
+            await broker.publish(records)
+            seen = await everything(broker)
+            assert values(seen) == [b"0", b"1", b"2"] * 2
+            assert places(seen[3:]) == places(records)
 
     async def test_publishers_side_by_side_keep_each_others_order(self, make: MakeBroker) -> None:
         """Each one's records of a key stand in its order, whoever else publishes."""
@@ -344,6 +355,27 @@ class PollingContract:
                     seen += polling.result()
             seen += await take(subscription, 24 - len(seen))
             assert values(seen) == [str(n).encode() for n in range(24)]
+
+    async def test_whoever_is_cancelled_elsewhere_disturbs_nobody(self, make: MakeBroker) -> None:
+        """Subscribing, reading, creating topics: given up at any await, and then done."""
+        async with opened(make) as broker:
+            await broker.publish([record("k", str(n), topic=ONE.name) for n in range(3)])
+
+            async def subscribed(group: str) -> None:
+                await (await broker.subscribe(group, [ONE.name])).close()
+
+            calls: list[Callable[[int], Coroutine[Any, Any, object]]] = [
+                lambda n: subscribed(f"group-{n}"),
+                lambda _: everything(broker, [ONE.name]),
+                lambda n: broker.ensure([Topic(f"contract.new-{n}", 2)]),
+            ]
+            for call in calls:
+                for n in count(1):
+                    if not (await cancelled_at(partial(call, n), n)).reached:
+                        break
+            await broker.publish([record("k", "3", topic=ONE.name)])
+            subscription = await broker.subscribe("group-1", [ONE.name])
+            assert values(await take(subscription, 4)) == [b"0", b"1", b"2", b"3"]
 
     async def test_a_cancelled_commit_is_made_or_not(self, make: MakeBroker) -> None:
         """The group goes on from one of the two offsets, and a commit again is good."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from choreo.testing.contracts.claimed import ClaimedSectionContract
 from choreo.testing.contracts.claims import ClaimContract
 from choreo.testing.contracts.guarding import GuardContract
 from choreo.testing.contracts.naming import NamingContract
@@ -11,7 +12,14 @@ from choreo.testing.contracts.waiting import WaitingContract
 __all__ = ["StoreContract"]
 
 
-class StoreContract(ClaimContract, WaitingContract, GuardContract, SectionContract, NamingContract):
+class StoreContract(
+    ClaimContract,
+    WaitingContract,
+    GuardContract,
+    SectionContract,
+    ClaimedSectionContract,
+    NamingContract,
+):
     """Inherit it as `TestXStore` and give the fixture `make`: a MakePlace.
 
     Each call opens store and log over one and the same place, with one and the same clock,

@@ -1,0 +1,108 @@
+"""`make mutants`: break each promise in a copy of the tree, and show the test that notices."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+
+import typer
+
+from tests.mutants.table import ABSENT, MUTANTS, Mutant
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("choreo", "services", "tests", "pyproject.toml")
+AT_ONCE = 2
+TEST_S = 20
+PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--timeout={TEST_S}")
+FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+
+
+def main(only: str = typer.Option("", help="a part of a mutant's name")) -> None:
+    """Show, for each mutant, the first test that fails; exit with 1 if none does."""
+    chosen = [mutant for mutant in MUTANTS if only in mutant.name]
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as threads:
+        copies: SimpleQueue[Path] = SimpleQueue()
+        for number in range(AT_ONCE):
+            copies.put(copied(Path(folder) / str(number)))
+        bad = 0
+        for mutant, (text, caught) in zip(
+            chosen, threads.map(lambda one: judged(one, copies), chosen), strict=True
+        ):
+            bad += not caught
+            typer.echo(f"{'✔' if caught else '✘'} {mutant.name}\n    {text}")
+    for name, why in ABSENT.items():
+        typer.echo(f"- {name}\n    {why}")
+    took = time.perf_counter() - begun
+    typer.echo(f"{len(chosen) - bad} of {len(chosen)} mutants caught in {took:.0f} s")
+    raise typer.Exit(1 if bad or not chosen else 0)
+
+
+def copied(folder: Path) -> Path:
+    """Copy what the tests need."""
+    folder.mkdir()
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def judged(mutant: Mutant, copies: "SimpleQueue[Path]") -> tuple[str, bool]:
+    """Apply a mutant to a copy and run its tests; say which one failed first."""
+    copy = copies.get()
+    begun = time.perf_counter()
+    try:
+        with patched(mutant, copy):
+            done = subprocess.run(
+                (sys.executable, *PYTEST, *mutant.tests),
+                cwd=copy,
+                env=os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+    except ValueError as exc:
+        return str(exc), False
+    finally:
+        copies.put(copy)
+    took = time.perf_counter() - begun
+    first = FAILED.search(done.stdout)
+    if done.returncode == 1 and first is not None and first[0].startswith("FAILED"):
+        return f"{first[1].removeprefix('tests/')}  {took:.1f} s", True
+    if done.returncode == 0:
+        return f"survives {', '.join(mutant.tests)}", False
+    return f"the tests could not run: {(done.stdout + done.stderr)[-2000:]}", False
+
+
+@contextmanager
+def patched(mutant: Mutant, folder: Path) -> Iterator[None]:
+    """Apply the patches in a folder, and take them back."""
+    before = {patch.file: (folder / patch.file).read_text() for patch in mutant.patches}
+    after = dict(before)
+    for patch in mutant.patches:
+        if after[patch.file].count(patch.old) != 1:
+            raise ValueError(f"no longer applies: {patch.file}: {patch.old.strip()!r}")
+        after[patch.file] = after[patch.file].replace(patch.old, patch.new)
+    try:
+        for file, text in after.items():
+            (folder / file).write_text(text)
+        yield
+    finally:
+        for file, text in before.items():
+            (folder / file).write_text(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,327 @@
+"""What is broken on purpose: a promise, the lines that keep it, and the tests that must fail.
+
+A patch is exact text. When the code changes, `test_table.py` says which patch no longer
+applies: find the lines that keep the promise now, and break those.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["ABSENT", "MUTANTS", "Mutant", "Patch"]
+
+APPLY = "choreo/adapters/sqlite/apply.py"
+SEEN = "choreo/adapters/sqlite/seen.py"
+LOG = "choreo/adapters/sqlite/log.py"
+DECIDE = "choreo/step/decide.py"
+PUBLISH = "choreo/step/publish.py"
+CONTEXT = "choreo/context.py"
+LANE = "choreo/worker/lane.py"
+COMMIT = "choreo/worker/commit.py"
+
+STORE = "tests/contracts/test_sqlite.py::TestSqliteFileStore::"
+BROKER = "tests/contracts/test_sqlite.py::TestSqliteFileBroker::"
+ATTEMPTS = "tests/semantics/test_attempts.py::"
+COMPENSATION = "tests/semantics/test_compensation.py::"
+LIFE = "tests/semantics/test_life.py::"
+ONCE = "tests/semantics/test_once.py::"
+UNKNOWN_COMMIT = "tests/semantics/test_unknown_commit.py::"
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """In `file`, `old` stands exactly once, and becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A promise that is broken, and the tests one of which must say so."""
+
+    name: str
+    breaks: str
+    patches: tuple[Patch, ...]
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    # ── GUARANTEES, "the tests themselves are tested" ────────────────────────────────────
+    Mutant(
+        "inbox check dropped",
+        "handlers: never again after their step is recorded",
+        (
+            Patch(APPLY, "        if changed != len(plain):", "        if False:"),
+            Patch(
+                APPLY,
+                "            if not cursor.rowcount and not change.spawn:",
+                "            if False:",
+            ),
+            Patch(DECIDE, "    if seen.status is not None and (\n", "    if False and (\n"),
+        ),
+        (
+            f"{STORE}test_a_delivery_is_settled_once",
+            f"{ATTEMPTS}test_an_event_that_comes_twice_is_handled_once",
+        ),
+    ),
+    Mutant(
+        "gate read before its lock",
+        "what two parties may decide at once is decided by one of them",
+        (
+            Patch(
+                APPLY,
+                '" WHERE kind = ? AND handler = ? AND scope = ? AND seq = ?"',
+                '" WHERE kind = ? AND handler = ? AND scope = ? AND ? > 0"',
+            ),
+            Patch(
+                APPLY,
+                '"INSERT INTO gate VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO NOTHING"',
+                '"INSERT OR REPLACE INTO gate VALUES (?, ?, ?, 1, ?, ?)"',
+            ),
+        ),
+        (f"{STORE}test_counted_side_by_side_nothing_is_lost",),
+    ),
+    Mutant(
+        "transaction split",
+        "one transaction holds what a step leaves",
+        (
+            Patch(
+                APPLY,
+                "        self._append(connection, published, self._log.rows(published))",
+                '        for sql in ("COMMIT", "BEGIN", "SAVEPOINT work", "SAVEPOINT plan"):\n'
+                "            connection.execute(sql)\n"
+                "        self._append(connection, published, self._log.rows(published))",
+            ),
+        ),
+        (f"{STORE}test_a_plan_that_fails_takes_no_other_with_it",),
+    ),
+    Mutant(
+        "offset committed before the work",
+        "process crash: nothing lost",
+        (
+            Patch(
+                LANE, "        for batch in reversed(self._open):\n", "        for batch in ():\n"
+            ),
+        ),
+        (f"{ONCE}test_a_call_that_a_stop_cut_off_is_made_again_with_the_same_key",),
+    ),
+    Mutant(
+        "event ids at random",
+        "a step that runs again publishes the same ids",
+        (
+            Patch(
+                PUBLISH,
+                "    raw_id = derived_id(d.subject, salt)\n",
+                '    raw_id = __import__("os").urandom(16)\n',
+            ),
+        ),
+        (f"{LIFE}test_all_outputs_of_a_step_have_ids_of_their_own_and_the_same_in_any_run",),
+    ),
+    Mutant(
+        "one event id for two outputs",
+        "every event has an id of its own",
+        (
+            Patch(
+                PUBLISH,
+                '    salt = spec.salt + b"%d/" % n + key.encode("utf-8", "surrogatepass")\n',
+                '    salt = b"out"\n',
+            ),
+        ),
+        (f"{LIFE}test_all_outputs_of_a_step_have_ids_of_their_own_and_the_same_in_any_run",),
+    ),
+    Mutant(
+        "no void",
+        "an action after its void has no effect that stays",
+        (Patch(PUBLISH, '    record.headers[VOID] = "1"\n', ""),),
+        (f"{COMPENSATION}test_a_trigger_while_the_outcome_of_a_call_is_unknown_waits_for_it",),
+    ),
+    Mutant(
+        "records in order of their timestamps",
+        "order per key is the order of publishing",
+        (
+            Patch(
+                LOG,
+                "{where}ORDER BY position LIMIT ?",
+                "{where}ORDER BY headers ->> '$.ce_time', -position LIMIT ?",
+            ),
+        ),
+        (f"{BROKER}test_order_per_key_is_order_of_publishing",),
+    ),
+    Mutant(
+        "what is held in order of its arrival",
+        "order per key and handler, through retries and crashes",
+        (Patch(APPLY, '        " ORDER BY offset LIMIT 1', '        " ORDER BY rowid LIMIT 1'),),
+        (f"{STORE}test_a_held_delivery_waits_for_the_one_before_it",),
+    ),
+    Mutant(
+        "timers without claim",
+        "one effective firing a timer",
+        (
+            Patch(
+                APPLY,
+                '"DELETE FROM timer WHERE id = ? AND due = ? AND payload = ?"',
+                '"DELETE FROM timer WHERE id = ? AND ? > 0 AND ? IS NOT NULL"',
+            ),
+        ),
+        (f"{STORE}test_a_timer_that_fired_and_was_replaced_is_not_handled",),
+    ),
+    # ── of our own making ────────────────────────────────────────────────────────────────
+    Mutant(
+        "epoch not checked",
+        "a former owner writes nothing",
+        (Patch(APPLY, "            if id(plan.owned) in lost:", "            if False:"),),
+        (f"{STORE}test_a_former_owner_writes_nothing",),
+    ),
+    Mutant(
+        "timers early",
+        "never early by the store's clock",
+        (
+            Patch(
+                "choreo/adapters/sqlite/store.py",
+                "        now = self._clock.now()\n",
+                "        now = self._clock.now() + 0.5\n",
+            ),
+        ),
+        (f"{STORE}test_a_timer_fires_in_time_and_once",),
+    ),
+    Mutant(
+        "undo gate released early",
+        "a scope is not called empty while an outside call in it is under way",
+        (Patch("choreo/step/gates.py", "            intents.append(name)\n", ""),),
+        (f"{COMPENSATION}test_a_trigger_while_the_outcome_of_a_call_is_unknown_waits_for_it",),
+    ),
+    Mutant(
+        "effect of a closed scope",
+        "a handler whose outputs hold an effect of a closed scope does not run",
+        (
+            Patch(
+                DECIDE,
+                '        undone = key.kind == "undo" and',
+                '        undone = key.kind == "none" and',
+            ),
+        ),
+        (f"{COMPENSATION}test_a_step_whose_scope_is_closed_does_not_run",),
+    ),
+    Mutant(
+        "intent not written",
+        "an unknown outcome is never taken for a failure",
+        (
+            Patch(
+                CONTEXT,
+                'known = await self._memory.remember(name, Memo.INTENT, b"")',
+                'known = (Memo.INTENT, b"")',
+            ),
+        ),
+        (f"{ONCE}test_an_unknown_outcome_is_tried_for_ever_with_one_key_and_uses_no_attempt",),
+    ),
+    Mutant(
+        "result not remembered",
+        "an outside call is remembered when answered",
+        (
+            Patch(
+                CONTEXT,
+                "return await self._memory.remember(name, Memo.RESULT, data, undo=undo)",
+                "return Memo.RESULT, data",
+            ),
+        ),
+        (f"{ONCE}test_a_result_is_remembered_over_attempts_and_restarts",),
+    ),
+    Mutant(
+        "later result wins",
+        "the first recorded result of an outside call wins",
+        (Patch(APPLY, '        unless = "state <> 2"', '        unless = "1"'),),
+        (f"{STORE}test_the_first_result_is_the_result",),
+    ),
+    Mutant(
+        "unknown outcome uses attempts up",
+        "a delivery with an open call can not be exhausted",
+        (
+            Patch(
+                "choreo/step/failing.py",
+                "    if d.unknown or d.owes_undo or down or",
+                "    if d.owes_undo or down or",
+            ),
+        ),
+        (f"{ONCE}test_an_unknown_outcome_is_tried_for_ever_with_one_key_and_uses_no_attempt",),
+    ),
+    Mutant(
+        "idempotency key by attempt",
+        "outside effects: with a stable key",
+        (
+            Patch(
+                "choreo/worker/call.py",
+                "derived_id(d.subject, named.encode())",
+                'derived_id(d.subject, b"%d" % d.attempt)',
+            ),
+        ),
+        (f"{ONCE}test_an_unknown_outcome_is_tried_for_ever_with_one_key_and_uses_no_attempt",),
+    ),
+    Mutant(
+        "state saved over another",
+        "a keyed state is written if it still has the version seen",
+        (
+            Patch(
+                APPLY,
+                '" WHERE type = ? AND key = ? AND version = ?"',
+                '" WHERE type = ? AND key = ? AND ? > 0"',
+            ),
+            Patch(
+                APPLY,
+                '"INSERT INTO state VALUES (?, ?, 1, ?) ON CONFLICT DO NOTHING"',
+                '"INSERT OR REPLACE INTO state VALUES (?, ?, 1, ?)"',
+            ),
+        ),
+        (f"{STORE}test_a_state_is_saved_as_it_was_seen",),
+    ),
+    Mutant(
+        "held chain forgotten",
+        "later deliveries of a key wait behind one that is parked",
+        (Patch(LANE, "        return bool(self.held) and", "        return False and"),),
+        (f"{ATTEMPTS}test_a_parked_delivery_holds_its_key_and_no_other",),
+    ),
+    Mutant(
+        "chains not kept",
+        "one delivery of a key and handler at a time",
+        (Patch(LANE, "        last.following = d\n        return False", "        return True"),),
+        (
+            f"{ATTEMPTS}test_time_goes_on_while_a_key_waits_behind_a_retry_inside_the_step",
+            f"{ATTEMPTS}test_whatever_fails_each_key_ends_in_its_order",
+        ),
+    ),
+    Mutant(
+        "one bad plan takes all",
+        "a plan that fails takes no other with it",
+        (Patch(APPLY, '        connection.execute("ROLLBACK TO plan")\n', ""),),
+        (f"{STORE}test_a_section_that_raises_leaves_nothing",),
+    ),
+    Mutant(
+        "unknown commit taken for a duplicate of others",
+        "what was parked by a plan whose answer was lost is run when it is due",
+        (
+            Patch(
+                COMMIT,
+                '            self._pipeline.spawn(self._look_what_became(d), "look what became")\n',
+                "            self._committed(d, ())\n",
+            ),
+        ),
+        (f"{UNKNOWN_COMMIT}test_what_was_parked_runs_when_it_is_due",),
+    ),
+    Mutant(
+        "no dead letter",
+        "given up is never silent",
+        (Patch("choreo/step/failing.py", "        Publish(dead_letter(d, now, about)),\n", ""),),
+        (f"{ATTEMPTS}test_when_attempts_are_used_up_a_dead_letter_keeps_the_very_bytes",),
+    ),
+    Mutant(
+        "claims of a piece kept",
+        "a delivery that was settled before keeps no other from being written",
+        (Patch(APPLY, '                connection.execute("ROLLBACK TO piece")\n', ""),),
+        (f"{STORE}test_a_claim_that_was_made_before_keeps_no_other_out",),
+    ),
+)
+
+ABSENT = {
+    "publish by cursor": "no relay: in the embedded deployment a step's commit is the publish",
+    "SKIP LOCKED relay": "as publish by cursor; SQLite has one writer and locks no rows",
+}
+"""Mutants of the list that have nothing to break here, and why."""
