@@ -208,17 +208,16 @@ def _is_marked(metadata: Iterable[object]) -> bool:
     return any(mark is Secret or isinstance(mark, Secret) for mark in metadata)
 
 
-def _has_secret(annotation: object) -> bool:
+def _has_secret(annotation: object, above: tuple[object, ...] = ()) -> bool:
     """Tell whether a secret stands anywhere inside: in a union, a list, a nested model."""
     if _is_marked(getattr(annotation, "__metadata__", ())):
         return True
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return any(
-            _is_marked(field.metadata) or _has_secret(field.annotation)
+        return annotation not in above and any(
+            _is_marked(field.metadata) or _has_secret(field.annotation, (*above, annotation))
             for field in annotation.model_fields.values()
-            if field.annotation is not annotation
         )
-    return any(_has_secret(inner) for inner in typing.get_args(annotation))
+    return any(_has_secret(inner, above) for inner in typing.get_args(annotation))
 
 
 def redacted(event: Event) -> dict[str, Any]:

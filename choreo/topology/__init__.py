@@ -3,18 +3,24 @@
 `manifest` tells one service; `Topology` joins many; `check` finds what does not fit.
 """
 
+from choreo.topology.checking import check
 from choreo.topology.declared import (
     FlowDeclared,
     HandlerDeclared,
     ManifestDeclared,
     declared_in,
 )
+from choreo.topology.findings import Finding
+from choreo.topology.graph import Topology
 from choreo.topology.manifest import events_of, manifest, manifest_json
 
 __all__ = [
+    "Finding",
     "FlowDeclared",
     "HandlerDeclared",
     "ManifestDeclared",
+    "Topology",
+    "check",
     "declared_in",
     "events_of",
     "manifest",

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
-from pydantic.json_schema import DEFAULT_REF_TEMPLATE
+from pydantic.json_schema import DEFAULT_REF_TEMPLATE, GenerateJsonSchema
 
 from choreo.events import FLOW, Event, Secret
 from choreo.service import Flow, Handler, Kind, Service
@@ -44,7 +44,12 @@ def manifest(service: Service) -> dict[str, Any]:
             "contentType": "application/json",
             "correlationId": {"location": f"$message.header#/{FLOW}"},
             "payload": payload,
-            "x-choreo": {"owned": info.key is not None, "key": info.key, "failure": info.failure},
+            "x-choreo": {
+                "owned": info.key is not None,
+                "key": info.key,
+                "failure": info.failure,
+                "declared": f"{event.__module__}.{event.__qualname__}",
+            },
         }
         if summary := _first_line(event):
             messages[info.type]["summary"] = summary
@@ -219,7 +224,7 @@ def _schemas(event: type[Event], prefix: str = "") -> tuple[dict[str, Any], dict
         "serialization" if event.__event__.key is not None else "validation"
     )
     try:
-        schema = event.model_json_schema(mode=mode)
+        schema = event.model_json_schema(mode=mode, schema_generator=_Written)
     except PydanticInvalidForJsonSchema:
         return {"type": "object"}, {}
     parts = schema.pop("$defs", {})
@@ -229,6 +234,16 @@ def _schemas(event: type[Event], prefix: str = "") -> tuple[dict[str, Any], dict
             schema["properties"][name]["x-secret"] = True
     moved = {f"{prefix}{name}": _moved(part, prefix) for name, part in parts.items()}
     return _moved(schema, prefix), moved
+
+
+class _Written(GenerateJsonSchema):
+    """What is written has every field of a model, those with defaults too."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:  # noqa: FBT001 - as pydantic has it
+        """Say so in the schema."""
+        if self.mode == "serialization" and field["type"] != "typed-dict-field":
+            return field.get("serialization_exclude_if") is None
+        return super().field_is_required(field, total)
 
 
 def _moved(schema: Json, prefix: str) -> Json:

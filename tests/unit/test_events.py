@@ -8,7 +8,7 @@ from typing import Annotated
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from choreo.errors import ConfigurationError
 from choreo.events import (
@@ -231,3 +231,16 @@ def test_records_are_equal_by_content_and_show_no_value() -> None:
     assert one != Record("t", b"k", {"ce_type": "t.E"}, b"secret", 1, 8)
     assert one != "t"
     assert repr(one) == "<Record t.E t-1-7>"
+
+
+class Branch(BaseModel):
+    name: str
+    below: list["Branch"] = []
+
+
+def test_a_model_may_hold_itself() -> None:
+    class Grown(Event, topic="unit.events", key="id"):
+        id: str
+        tree: Branch | None = None
+
+    assert Grown.__event__.secrets == frozenset()

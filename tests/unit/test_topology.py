@@ -118,7 +118,9 @@ def test_messages_have_their_schema_and_the_flow() -> None:
     message = document["components"]["messages"]["m.orders.Ordered"]
     assert message["correlationId"] == {"location": "$message.header#/ce_correlationid"}
     assert message["summary"] == "Somebody wants something."
-    assert message["x-choreo"] == {"owned": True, "key": "order_id", "failure": False}
+    assert message["x-choreo"] == {
+        "owned": True, "key": "order_id", "failure": False, "declared": f"{__name__}.Ordered",
+    }  # fmt: skip
     lines = message["payload"]["properties"]["lines"]
     line = resolved(document, lines["items"]["$ref"])
     assert line["properties"]["sku"]["type"] == "string"
