@@ -40,7 +40,9 @@ class Answered(Event, topic="hot.answered", key="key"):
     key: str
 
 
-def hot_keys(quick: int = QUICK, keys: int = HOT_KEYS, events: int = HOT_EVENTS) -> list[Figure]:
+def hot_keys(
+    quick: int = QUICK, keys: int = HOT_KEYS, events: int = HOT_EVENTS, turns: int = TURNS
+) -> list[Figure]:
     """How many times the p99 of 10,000 quick events is that without the hot keys beside them.
 
     Quick events come at 1,000 a second, open loop; the latency is from the intended time to
@@ -49,7 +51,7 @@ def hot_keys(quick: int = QUICK, keys: int = HOT_KEYS, events: int = HOT_EVENTS)
     p99 of each counts. The baseline is the p99 without the hot keys.
     """
     alone, beside = [], []
-    for _ in range(TURNS):
+    for _ in range(turns):
         alone.append(_p99(quick, 0, 0))
         beside.append(_p99(quick, keys, events))
     before, after = min(alone), min(beside)

@@ -184,11 +184,9 @@ def _measured(*, business: bool, flows: int) -> tuple[dict[str, float], float]:
     return result, behind
 
 
-def _bare(*, business: bool) -> float:
+def _bare(flows: int, *, business: bool) -> float:
     with tempfile.TemporaryDirectory() as made:
-        return bare_steps_per_s(
-            Path(made) / "bare.db", steps=200_000 // 256 * 256, business=business
-        )
+        return bare_steps_per_s(Path(made) / "bare.db", steps=flows * STEPS, business=business)
 
 
 def saga5(flows: int = FLOWS) -> list[Figure]:
@@ -197,10 +195,10 @@ def saga5(flows: int = FLOWS) -> list[Figure]:
     `step_cpu_us` is what a step costs the process beside its handler. The baseline is a bare
     SQLite loop that does what no framework can do without (bench/bare.py).
     """
-    bare = _bare(business=False)
+    bare = _bare(flows, business=False)
     result, behind = _measured(business=False, flows=flows)
     rate = flows / result["took"]
-    cpu = result["cpu"] / flows / STEPS * 1e6 - _handlers_cpu_us(50_000)
+    cpu = result["cpu"] / flows / STEPS * 1e6 - _handlers_cpu_us(flows)
     return [
         Figure("saga5", rate, "flows/s", bare / STEPS,
                f"bare loop {bare:,.0f} steps/s; tracker {behind:.2f} s behind at the end"),
@@ -210,7 +208,7 @@ def saga5(flows: int = FLOWS) -> list[Figure]:
 
 def saga5_tx(flows: int = FLOWS // 2) -> list[Figure]:
     """Flows of five steps a second, each step with one business statement through Tx."""
-    bare = _bare(business=True)
+    bare = _bare(2 * flows, business=True)
     result, behind = _measured(business=True, flows=flows)
     return [
         Figure("saga5_tx", flows / result["took"], "flows/s", bare / STEPS,

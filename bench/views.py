@@ -103,7 +103,7 @@ def _fact(row: tuple[int, str]) -> tuple[Any, ...]:
 # ── lists ────────────────────────────────────────────────────────────────────────────────
 
 
-def list_growth(few: int = FEW, many: int = MANY) -> list[Figure]:
+def list_growth(few: int = FEW, many: int = MANY, rounds: int = ROUNDS) -> list[Figure]:
     """How many times longer `choreo flows` takes with 10^6 flows than with 10^4, at worst.
 
     Each filter is asked by way of the command's own reading: open the files, catch up with
@@ -115,9 +115,9 @@ def list_growth(few: int = FEW, many: int = MANY) -> list[Figure]:
         asyncio.run(write_log(folder, (ORDER, REFUND, RECALL), _mixed(few)))
         settings = Settings(folder)
         _listed(settings, FlowFilter(limit=1))  # now the tracker has read it all
-        before = _measured(settings, _filters(few, few))
+        before = _measured(settings, _filters(few, few), rounds)
         _multiply(folder / "views.db", few, many)
-        after = _measured(settings, _filters(few, many))
+        after = _measured(settings, _filters(few, many), rounds)
     grown = {name: after[name] / before[name] for name in before}
     worst = max(grown, key=lambda name: grown[name])
     told = ", ".join(f"{name} {quotient:.2f}" for name, quotient in grown.items())
@@ -176,10 +176,10 @@ def _listed(settings: Settings, which: FlowFilter) -> float:
         return time.perf_counter() - begun
 
 
-def _measured(settings: Settings, filters: dict[str, FlowFilter]) -> dict[str, float]:
+def _measured(settings: Settings, filters: dict[str, FlowFilter], count: int) -> dict[str, float]:
     """Give the median of each; one round after the other, so that noise falls on all alike."""
     rounds = [
-        {name: _listed(settings, one) for name, one in filters.items()} for _ in range(ROUNDS)
+        {name: _listed(settings, one) for name, one in filters.items()} for _ in range(count)
     ]
     return {name: statistics.median(one[name] for one in rounds) for name in filters}
 

@@ -1,0 +1,63 @@
+"""Every bench runs and gives its figures. How large they are is nothing for a test to say."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench import figure
+from bench.__main__ import MEASURES, WITH
+from bench.figure import Figure, kept
+from bench.growth import inbox_growth, rss_growth
+from bench.hop import hop, hop2
+from bench.hot import hot_keys
+from bench.pace import percentile
+from bench.saga import saga5, saga5_tx
+from bench.views import list_growth, tracker_events
+
+SMALL = {
+    "saga5": partial(saga5, 50),
+    "saga5_tx": partial(saga5_tx, 50),
+    "hop": partial(hop, 50),
+    "hop2": partial(hop2, 50),
+    "rss_growth": partial(rss_growth, 20, 40),
+    "inbox_growth_sqlite": partial(inbox_growth, 10, 100, 20),
+    "tracker_events": partial(tracker_events, 50),
+    "list_growth": partial(list_growth, 200, 600, 1),
+    "hot_keys": partial(hot_keys, 50, 2, 1, 1),
+}
+
+
+def test_every_bench_has_a_small_run() -> None:
+    assert SMALL.keys() == MEASURES.keys()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_bench_runs(name: str) -> None:
+    measure: Callable[[], Sequence[Figure]] = SMALL[name]
+    figures = measure()
+    expected = {name} & {one.name for one in figures} | {a for a, b in WITH.items() if b == name}
+    assert {one.name for one in figures} == expected
+    for one in figures:
+        assert one.baseline is not None
+        assert one.unit
+        assert one.about
+
+
+def test_a_run_replaces_only_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figure, "OUT", tmp_path / "out" / "latest.json")
+    kept([Figure("one", 2.0, "ms", 4.0, ""), Figure("other", 1.0, "times", 1.0, "")])
+    kept([Figure("one", 3.0, "ms", 4.0, "")])
+    assert json.loads((tmp_path / "out" / "latest.json").read_text()) == {
+        "one": {"value": 3.0, "unit": "ms", "baseline": 4.0, "ratio": 0.75},
+        "other": {"value": 1.0, "unit": "times", "baseline": 1.0, "ratio": 1.0},
+    }
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    values = [5.0, 1.0, 3.0, 2.0, 4.0]
+    assert [percentile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1.0, 3.0, 5.0, 5.0]
