@@ -40,6 +40,12 @@ from choreo.ports import UNWRITTEN, Applied, Seen
 
 __all__ = ["ApplyWork"]
 
+BEFORE = "SELECT 1 FROM inbox WHERE handler = ?1 AND chain = ?2 AND status = 1 AND offset < ?3"
+WAKE = (
+    "UPDATE inbox SET due = 0 WHERE handler = ?1 AND subject = ("
+    " SELECT subject FROM inbox WHERE handler = ?1 AND chain = ?2 AND status = 1"
+    " ORDER BY offset LIMIT 1) AND due IS NULL"
+)
 INBOX = "INSERT INTO inbox (handler, subject, status, hash, topic, partition, offset)"
 INBOX_COLUMNS = 7
 INBOX_FULL = (
@@ -358,7 +364,7 @@ class ApplyWork:
         """Nobody is parked before it any more: what was to wait is due at once."""
         assert change.parked is not None
         ahead = connection.execute(
-            "SELECT 1 FROM inbox WHERE handler = ? AND chain = ? AND status = 1 AND offset < ?",
+            BEFORE,
             (handler, change.parked.chain, change.source.offset),
         ).fetchone()
         return None if ahead else 0.0
@@ -409,9 +415,7 @@ def is_plain(changes: Sequence[Change], topics: Container[str]) -> bool:
 def _release_next(connection: sqlite3.Connection, handler: int, chain: str) -> None:
     """Let the delivery that waits next in this chain run."""
     connection.execute(
-        "UPDATE inbox SET due = 0 WHERE handler = ?1 AND subject = ("
-        " SELECT subject FROM inbox WHERE handler = ?1 AND chain = ?2 AND status = 1"
-        " ORDER BY offset LIMIT 1) AND due IS NULL",
+        WAKE,
         (handler, chain),
     )
 

@@ -133,9 +133,10 @@ OURS = (
     " OR ?4 AND NOT EXISTS (SELECT 1 FROM assignment WHERE grp = ?5"
     " AND assignment.topic = topic.name AND assignment.partition = {0}.partition))"
 )
+# By their indexes: settled rows are many, and without statistics SQLite would go by handler.
 DUE = (
     "SELECT handler, subject, due, topic.name, partition, offset, record, hash, run, attempt,"
-    " chain, error FROM inbox CROSS JOIN topic ON topic.id = inbox.topic"
+    " chain, error FROM inbox INDEXED BY inbox_due CROSS JOIN topic ON topic.id = inbox.topic"
     f" WHERE status = 1 AND due IS NOT NULL AND due <= ?1 AND {OURS.format('inbox')}"
     " ORDER BY due LIMIT ?6"
 )
@@ -146,8 +147,15 @@ FIRED = (
 )
 GROUPS = "handler IN (SELECT id FROM name WHERE text GLOB ?2)"
 NEXT = (
-    f"SELECT min(due) FROM (SELECT min(due) AS due FROM inbox WHERE status = 1 AND due > ?1"
-    f" AND {GROUPS} UNION ALL SELECT min(due) FROM timer WHERE due > ?1 AND {GROUPS})"
+    "SELECT min(due) FROM (SELECT min(due) AS due FROM inbox INDEXED BY inbox_due"
+    f" WHERE status = 1 AND due > ?1 AND {GROUPS}"
+    f" UNION ALL SELECT min(due) FROM timer WHERE due > ?1 AND {GROUPS})"
+)
+
+HELD = (
+    "SELECT name.text, chain, topic.name, partition FROM inbox INDEXED BY inbox_chain"
+    " CROSS JOIN name ON name.id = handler CROSS JOIN topic ON topic.id = inbox.topic"
+    " WHERE status = 1 AND chain <> '' AND name.text GLOB ?1"
 )
 
 
@@ -205,12 +213,7 @@ def take_over(
     holders = {former[partition][1] for partition in ours if partition in former}
     gone = {one for one in holders if one and not alive(one)}
     unclean = {partition for partition in ours if former.get(partition, (0, ""))[1] in gone}
-    parked = connection.execute(
-        "SELECT name.text, chain, topic.name, partition FROM inbox JOIN name ON name.id = handler"
-        " JOIN topic ON topic.id = inbox.topic"
-        " WHERE status = 1 AND chain <> '' AND name.text GLOB ?",
-        (f"{group}.*",),
-    )
+    parked = connection.execute(HELD, (f"{group}.*",))
     held = [
         (handler, chain)
         for handler, chain, topic, number in parked
