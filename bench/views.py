@@ -178,9 +178,7 @@ def _listed(settings: Settings, which: FlowFilter) -> float:
 
 def _measured(settings: Settings, filters: dict[str, FlowFilter], count: int) -> dict[str, float]:
     """Give the median of each; one round after the other, so that noise falls on all alike."""
-    rounds = [
-        {name: _listed(settings, one) for name, one in filters.items()} for _ in range(count)
-    ]
+    rounds = [{name: _listed(settings, one) for name, one in filters.items()} for _ in range(count)]
     return {name: statistics.median(one[name] for one in rounds) for name in filters}
 
 
