@@ -7,6 +7,7 @@ are those of CloudEvents 1.0 (Kafka protocol binding, binary mode) plus `choreo-
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import typing
 from collections.abc import Iterable
@@ -20,12 +21,14 @@ from pydantic import BaseModel, ConfigDict
 from choreo.errors import ConfigurationError
 
 __all__ = [
+    "TIMED",
     "Event",
     "EventInfo",
     "Headers",
     "Partition",
     "Record",
     "Secret",
+    "born",
     "derived_id",
     "id_bytes",
     "id_text",
@@ -59,6 +62,10 @@ FLOW_NAME = "choreo-flow"
 STEPS_TOPIC = "choreo.steps"
 DEAD_TOPIC = "choreo.dead"
 MANIFESTS_TOPIC = "choreo.manifests"
+
+ROOT, DERIVED = 7, 8
+TIMED = frozenset((ROOT, DERIVED))
+"""Versions of UUIDs that begin with a time: a root's own, and those derived from a root's."""
 
 _TOPIC = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -241,7 +248,7 @@ def id_bytes(text: str, source: str = "") -> bytes:
     if len(text) == 36 and _UUID.fullmatch(text):  # noqa: PLR2004 - the length of a UUID
         return bytes.fromhex(text.replace("-", ""))
     named = f"{source}\0{text}".encode("utf-8", "surrogatepass")
-    return hashlib.sha1(named, usedforsecurity=False).digest()[:16]
+    return _hashed(named)
 
 
 def derived_id(subject: bytes, salt: bytes) -> bytes:
@@ -269,13 +276,34 @@ def root_id(now: float, draw: bytes) -> str:
 
 def keyed_root_id(event_type: str, key: str) -> str:
     """Make the root id for a caller's own key: the same key gives the same flow."""
-    digest = hashlib.sha1(
-        f"{event_type}\0{key}".encode("utf-8", "surrogatepass"), usedforsecurity=False
-    ).digest()
-    raw = bytearray(digest[:16])
-    raw[6] = 0x80 | raw[6] & 0x0F
+    return id_text(_hashed(f"{event_type}\0{key}".encode("utf-8", "surrogatepass")))
+
+
+def _hashed(named: bytes) -> bytes:
+    """Make a UUID of version 5, which tells everybody that it does not begin with a time."""
+    raw = bytearray(hashlib.sha1(named, usedforsecurity=False).digest()[:16])
+    raw[6] = 0x50 | raw[6] & 0x0F
     raw[8] = 0x80 | raw[8] & 0x3F
-    return id_text(bytes(raw))
+    return bytes(raw)
+
+
+def born(subject: bytes, headers: Headers) -> float | None:
+    """Tell when the event of this id came to be, in epoch seconds; None if nothing says so.
+
+    Its own time, or that of a root's id if it is earlier: a producer that sends an event
+    again may give it another time, but not another id. An id that does not begin with a
+    time is no event of ours: what its producer calls its time may be anything.
+    """
+    version = subject[6] >> 4
+    if version not in TIMED:
+        return None
+    try:
+        told = datetime.fromisoformat(headers.get(TIME, "")).timestamp()
+    except (ValueError, OverflowError):
+        told = math.inf
+    root = int.from_bytes(subject[:6], "big") / 1000 if version == ROOT else math.inf
+    earliest = min(told, root)
+    return None if earliest == math.inf else earliest
 
 
 def scope_of(headers: Headers) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from choreo.errors import ConfigurationError
 
-__all__ = ["UNKNOWN_OUTCOME", "Retry"]
+__all__ = ["UNKNOWN_OUTCOME", "Keep", "Retry"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +76,33 @@ def _within(value: object, least: float, most: float = math.inf, *, whole: bool 
 
 UNKNOWN_OUTCOME = Retry(attempts_max=1, first_s=0.2, factor=2.0, jitter=0.2, longest_s=60.0)
 """The pace at which a delivery with an open intent, or an undo, is tried again, for ever."""
+
+
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How long a service's rows are kept once nothing waits for them, in seconds.
+
+    `inbox_s`: that a delivery was settled; a record that is older, and comes again, is a dead
+    letter. `flow_s`: what belongs to a flow as a whole (gates, outside calls), and the ids
+    that say nothing of their time: a caller's own keys. `log_s`: records; None keeps all.
+    It is looked for what is old every `every_s`.
+    """
+
+    inbox_s: float = 30 * DAY_S
+    flow_s: float = 400 * DAY_S
+    log_s: float | None = None
+    every_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        """Refuse times that keep nothing, or a flow for less long than its parts."""
+        if not (self.inbox_s > 0 and self.flow_s >= self.inbox_s):
+            raise ConfigurationError(
+                "inbox_keep_s must be more than 0 seconds, flow_keep_s no less than that",
+                code="CH1011",
+                fix="correct the values",
+                inbox_keep_s=self.inbox_s,
+                flow_keep_s=self.flow_s,
+            )

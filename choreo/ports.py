@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from choreo.events import Partition, Record
 from choreo.plan import GateKey, Memo, Owned, Parked, Plan, Source, Status
+from choreo.policies import Keep
 
 __all__ = [
     "ORPHANS",
@@ -24,6 +25,7 @@ __all__ = [
     "Clock",
     "Due",
     "Fact",
+    "Floor",
     "FlowFilter",
     "FlowMerge",
     "FlowSummary",
@@ -206,11 +208,22 @@ class StateSeen(NamedTuple):
     value: bytes | None
 
 
+class Floor(NamedTuple):
+    """Up to `offset` of a partition a group may have forgotten what it has settled.
+
+    `at` is when the log ended there, in epoch seconds.
+    """
+
+    offset: int
+    at: float
+
+
 class Want(NamedTuple):
     """What a delivery needs to see before it is decided.
 
     The first Want that names a handler may name its `former` names: what was written under
     them, by whomever, is found under the present one from then on, and the other way round.
+    `source` is where a record was polled, None for what was parked and for timers.
     """
 
     handler: str
@@ -219,10 +232,15 @@ class Want(NamedTuple):
     state: tuple[str, str] | None = None
     memos: bool = False
     former: tuple[str, ...] = ()
+    source: Source | None = None
 
 
 class Seen(NamedTuple):
-    """What `load` read for one Want. `status` None: no inbox row."""
+    """What `load` read for one Want. `status` None: no inbox row.
+
+    Then `floor` is that of the record's partition, if one has risen: rows that were before
+    it may be gone.
+    """
 
     status: Status | None = None
     source: Source | None = None
@@ -232,6 +250,7 @@ class Seen(NamedTuple):
     gates: Mapping[GateKey, GateSeen] = {}
     state: StateSeen | None = None
     memos: Mapping[str, tuple[Memo, bytes]] = {}
+    floor: Floor | None = None
 
 
 ORPHANS = Partition("", 0)
@@ -313,6 +332,15 @@ class Store(Protocol):
 
         Only what came in on partitions of `owned`. Leaves out each (handler, subject) in
         `skip`: it is being handled.
+        """
+        ...
+
+    async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
+        """Forget, of some `most` rows, what is older than `keep` says; true: call again.
+
+        Rows that something waits for stay: parked or dead deliveries, timers, open calls,
+        what is being undone. A partition's floor rises before rows below it go. Beginning
+        anew is refused, with false, until `keep.every_s` have passed.
         """
         ...
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from choreo.errors import ConfigurationError, HandlerConflictError
 from choreo.events import Event
-from choreo.policies import Retry
+from choreo.policies import Keep, Retry
 from choreo.service.checks import check_built, check_former, check_handler, check_seconds
 from choreo.service.declared import Flow, Handler, Kind
 from choreo.service.signature import ParamKind, events_of, signature_of
@@ -23,6 +23,7 @@ Events = type[Event] | tuple[type[Event], ...]
 ResourceMaker = Callable[[], AbstractAsyncContextManager[Any]]
 
 DEFAULT_RETRY = Retry()
+KEEP = Keep()
 
 
 class Service:
@@ -30,9 +31,18 @@ class Service:
 
     `migrations` is a folder of numbered SQL files, `0001_stock.sql` and so on, run at
     start; a relative one is looked up beside the module that makes the Service.
+    That a delivery was settled is kept for `inbox_keep_s` seconds (a record that comes again
+    later than that is a dead letter), what belongs to a whole flow for `flow_keep_s`.
     """
 
-    def __init__(self, name: str, *, migrations: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        migrations: str | Path | None = None,
+        inbox_keep_s: float = KEEP.inbox_s,
+        flow_keep_s: float = KEEP.flow_s,
+    ) -> None:
         """Name the service: lower case letters, digits, _ and -."""
         if not name.replace("-", "_").isidentifier() or name != name.lower():
             raise ConfigurationError(
@@ -41,6 +51,7 @@ class Service:
                 fix="choose another name",
             )
         self.name = name
+        self.keep = Keep(inbox_keep_s, flow_keep_s)
         self.handlers: dict[str, Handler] = {}
         self.flows: dict[str, Flow] = {}
         self.resources: dict[type, ResourceMaker] = {}

@@ -16,12 +16,13 @@ from choreo.plan import (
     Publish,
     SaveState,
     SetTimer,
+    Source,
     Status,
 )
 from choreo.ports import Seen, Want
 from choreo.service import After, Cancel, Handler, Kind
 from choreo.step.delivery import Delivery, Role, Route
-from choreo.step.failing import effect_gates, finish_timer, release, settle
+from choreo.step.failing import effect_gates, finish_timer, forgotten, not_again, release, settle
 from choreo.step.gates import UndoGate, closed_expectation, gate_scope, members_of
 from choreo.step.marks import decide_mark
 from choreo.step.parking import frozen
@@ -69,14 +70,18 @@ def want(d: Delivery) -> Want:
     """Say what has to be seen before this delivery can be decided."""
     route = d.route
     if route.unseen:
-        return new(Want, (d.name, d.subject, d.more, None, False, ()))
+        return new(Want, (d.name, d.subject, d.more, None, False, (), _polled(d)))
     gates = (*_gates_of(d), *d.more) if route.gated else d.more
     state = None
     if route.state is not None and issubclass(route.state, State):
         field = route.state.__key__
         key = str(getattr(subject_event(d), field, ""))
         state = (f"{route.service}.{route.state.__name__}", key)
-    return Want(d.name, d.subject, gates, state, route.memos)
+    return Want(d.name, d.subject, gates, state, route.memos, (), _polled(d))
+
+
+def _polled(d: Delivery) -> Source | None:
+    return d.source if d.seen is None and d.timer is None else None
 
 
 def _gates_of(d: Delivery) -> tuple[GateKey, ...]:
@@ -110,6 +115,8 @@ def before_run(d: Delivery, seen: Seen, now: float) -> Plan | None:
         d.seen is None or seen.status is not Status.PARKED or (seen.run, seen.attempt) != d.seen
     ):
         return skipped(d, seen, now)
+    if seen.floor is not None and forgotten(d, seen.floor):
+        return not_again(d, now)
     route = d.route
     if route.role is not Role.HANDLE:
         return Plan(d.owned, tuple(decide_mark(d, seen, now)))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from choreo.errors import CodecError, HandlerError, Later, StoreError, TxOpenError
-from choreo.events import Record
+from choreo.events import Record, born
 from choreo.plan import CancelTimer, Change, Parked, Plan, Publish, Settle, Status
 from choreo.policies import UNKNOWN_OUTCOME
-from choreo.ports import Seen
+from choreo.ports import Floor, Seen
 from choreo.service import Kind
 from choreo.step.delivery import Delivery
 from choreo.step.gates import UndoGate
@@ -23,6 +23,8 @@ __all__ = [
     "failed",
     "final",
     "finish_timer",
+    "forgotten",
+    "not_again",
     "parked_behind",
     "release",
     "settle",
@@ -111,6 +113,36 @@ def _given_up(d: Delivery, seen: Seen, now: float, reason: str, about: dict[str,
         Publish(note(d, "dead", now, reason=reason, **about)),
     ]
     return Plan(d.owned, tuple(changes))
+
+
+def forgotten(d: Delivery, floor: Floor) -> bool:
+    """Tell whether a record without a row may have been handled before, its row being gone.
+
+    It lies below the floor; or it was appended later, and is older than what lies below.
+    """
+    if d.source.offset <= floor.offset:
+        return True
+    at = born(d.subject, d.record.headers)
+    return at is not None and at <= floor.at
+
+
+def not_again(d: Delivery, now: float) -> Plan:
+    """Make a dead letter of a record that may have been handled before: nobody can tell."""
+    error = StoreError(
+        "it is older than what the inbox remembers: it may have been handled before",
+        code="CH4020",
+        fix="redrive it if you know that it was not, or discard it",
+        handler=d.route.name,
+    )
+    name, text = describe(error)
+    about = {"error": name, "message": text}
+    row = Parked(d.run, d.attempt, None, "", frozen_delivery(d), text)
+    changes = (
+        settle(d, Status.DEAD, row),
+        Publish(dead_letter(d, now, about)),
+        Publish(note(d, "dead", now, reason="too old", **about)),
+    )
+    return Plan(d.owned, changes)
 
 
 def release(d: Delivery, seen: Seen) -> list[Change]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from choreo.errors import BrokerUnavailableError, ChoreoError, StoreUnavailableError
 from choreo.events import Partition, Record
 from choreo.plan import Owned, Plan
+from choreo.policies import Keep
 from choreo.ports import (
     Applied,
     Assignee,
@@ -359,6 +360,12 @@ class FaultyStore(_Faulty):
     ) -> tuple[Sequence[Due], float | None]:
         await self.before("due")
         return await self._inner.due(owned, skip=skip, most=most)
+
+    async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
+        await self.before("prune")
+        more = await self._inner.prune(group, keep, most=most)
+        await self.after("prune")
+        return more
 
     async def close(self) -> None:
         await self._inner.close()

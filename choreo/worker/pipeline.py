@@ -35,6 +35,9 @@ class Limits:
     While the store does not answer it is asked again every `outage_s` seconds.
     A handler that holds the event loop for `blocked_s` seconds, or runs for `stuck_s`, is
     named in the log; it goes on.
+    What is older than it is kept goes every `prune_every_s` seconds, a little at a time:
+    `Service(inbox_keep_s=, flow_keep_s=)` say how long; records stay `log_keep_s` seconds, if
+    every service of the file has read them, or for ever (None).
     `switch_interval_s` is how long the event loop may keep the interpreter from the store's
     thread (`sys.setswitchinterval`), `gc_threshold` how many objects may come between two
     collections of the youngest (`gc.set_threshold`; what a step makes is in no cycle, and
@@ -54,6 +57,8 @@ class Limits:
     outage_s: float = 0.5
     blocked_s: float = 1.0
     stuck_s: float = 60.0
+    prune_every_s: float = 3600.0
+    log_keep_s: float | None = None
     switch_interval_s: float | None = 0.0005
     gc_threshold: int | None = 50_000
 

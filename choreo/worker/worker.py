@@ -22,6 +22,7 @@ from choreo.worker.commit import Committer
 from choreo.worker.intake import Intake
 from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Limits, Pipeline
+from choreo.worker.pruning import prune
 from choreo.worker.runners import Runners
 from choreo.worker.watch import Watch
 
@@ -83,6 +84,7 @@ class Worker:
         pipeline.spawn(self._intake.load(), "load")
         pipeline.spawn(self._runners.sweep(), "sweep")
         pipeline.spawn(self._committer.offsets(self._lanes), "offsets")
+        pipeline.spawn(prune(pipeline, self._services), "prune")
         self._watch.start()
         for number in range(pipeline.limits.committers):
             pipeline.spawn(self._committer.commit(), f"commit {number}")

@@ -28,6 +28,7 @@ from typing import TypeVar
 from choreo.errors import ChoreoError
 from choreo.events import Partition, Record
 from choreo.plan import CancelTimer, Gate, Memo, Owned, Plan, Remember, SaveState, Settle
+from choreo.policies import Keep
 from choreo.ports import (
     Applied,
     Assignee,
@@ -219,6 +220,9 @@ class RetryingStore:
         self, owned: Owned, *, skip: Collection[tuple[str, bytes]], most: int
     ) -> tuple[Sequence[Due], float | None]:
         return await until_answered(lambda: self._inner.due(owned, skip=skip, most=most))
+
+    async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
+        return await until_answered(lambda: self._inner.prune(group, keep, most=most))
 
     async def close(self) -> None:
         self._closed = True

@@ -82,13 +82,15 @@ def functions(source: Source) -> Iterator[tuple[Function, ast.ClassDef | None]]:
             yield node, owners.get(id(node))
 
 
-def verbs(source: Source) -> dict[str, list[str]]:
-    """Map each Protocol class to its public methods."""
+def verbs(source: Source, *, properties: bool = True) -> dict[str, list[str]]:
+    """Map each Protocol class to its public methods; a property is no verb, but has a name."""
     return {
         node.name: [
             child.name
             for child in node.body
-            if isinstance(child, Function) and not child.name.startswith("_")
+            if isinstance(child, Function)
+            and not child.name.startswith("_")
+            and (properties or "property" not in map(ast.unparse, child.decorator_list))
         ]
         for node in ast.walk(source.tree)
         if isinstance(node, ast.ClassDef)

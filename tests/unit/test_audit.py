@@ -196,13 +196,13 @@ def offset_passed(world: World) -> None:
     world.forget("stock.reserve")
     world.settle("pay.charge", made["reserved"])
     row = ("stock", "shop.orders", 0, made["accepted"].offset + 1)
-    world.execute("INSERT INTO position VALUES (?, ?, ?, ?)", *row)
+    world.execute("INSERT INTO position (grp, topic, partition, offset) VALUES (?, ?, ?, ?)", *row)
 
 
 def offset_beyond(world: World) -> None:
     world.completed()
     row = ("stock", "shop.orders", 0, len(world.history) + 2)
-    world.execute("INSERT INTO position VALUES (?, ?, ?, ?)", *row)
+    world.execute("INSERT INTO position (grp, topic, partition, offset) VALUES (?, ?, ?, ?)", *row)
 
 
 def unknown_service(world: World) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from choreo.adapters.sqlite.bulk import insert_rows
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.names import number_of
+from choreo.adapters.sqlite.prune import LAST
 from choreo.adapters.sqlite.seen import seen_of, stale
 from choreo.adapters.sqlite.tx import SqliteTx, driven
 from choreo.errors import ChoreoError, StoreError
@@ -424,13 +425,13 @@ def _write_gate(connection: sqlite3.Connection, handler: int, change: Gate) -> N
     kind, _, scope = change.key
     if change.seq:
         cursor = connection.execute(
-            "UPDATE gate SET seq = seq + 1, closed = ?, members = ?"
+            f"UPDATE gate SET seq = seq + 1, closed = ?, members = ?, position = {LAST}"
             " WHERE kind = ? AND handler = ? AND scope = ? AND seq = ?",
             (change.closed, change.members, kind, handler, scope, change.seq),
         )
     else:
         cursor = connection.execute(
-            "INSERT INTO gate VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO NOTHING",
+            f"INSERT INTO gate VALUES (?, ?, ?, 1, ?, ?, {LAST}) ON CONFLICT DO NOTHING",
             (kind, handler, scope, change.closed, change.members),
         )
     if not cursor.rowcount:
@@ -456,8 +457,9 @@ def _remember(connection: sqlite3.Connection, handler: int, call: str, change: R
     else:
         unless = "state = 0" if change.state is Memo.INTENT else "state = 1"
     cursor = connection.execute(
-        "INSERT INTO memo VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
-        f" SET state = excluded.state, result = excluded.result WHERE {unless}",
+        f"INSERT INTO memo VALUES (?, ?, ?, ?, ?, {LAST}) ON CONFLICT DO UPDATE SET"
+        " state = excluded.state, result = excluded.result, position = excluded.position"
+        f" WHERE {unless}",
         (change.subject, handler, call, change.state, change.result),
     )
     if not cursor.rowcount and change.state is Memo.RESULT:

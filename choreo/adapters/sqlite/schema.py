@@ -34,6 +34,8 @@ CREATE TABLE IF NOT EXISTS position (
     topic     TEXT NOT NULL,
     partition INTEGER NOT NULL,
     offset    INTEGER NOT NULL,                   -- to read next
+    floor     INTEGER NOT NULL DEFAULT 0,         -- up to here inbox rows may be gone
+    floor_at  REAL NOT NULL DEFAULT 0,            -- when the log ended at the floor
     PRIMARY KEY (grp, topic, partition)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS member (
@@ -49,6 +51,15 @@ CREATE TABLE IF NOT EXISTS assignment (
     partition INTEGER NOT NULL,
     member    INTEGER NOT NULL,                   -- 0: nobody's
     PRIMARY KEY (grp, topic, partition)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS position_floor ON position (grp) WHERE floor > 0;
+CREATE TABLE IF NOT EXISTS mark (
+    position INTEGER PRIMARY KEY,                 -- where the log ended
+    at       REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS sweep (
+    grp TEXT PRIMARY KEY,
+    at  REAL NOT NULL                             -- when it last began to forget
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS owner (
     grp       TEXT NOT NULL,
@@ -83,6 +94,7 @@ CREATE TABLE IF NOT EXISTS gate (
     seq     INTEGER NOT NULL,
     closed  INTEGER NOT NULL,
     members BLOB NOT NULL,
+    position INTEGER NOT NULL,                    -- where the log ended when it was written
     PRIMARY KEY (kind, handler, scope)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS timer (
@@ -108,6 +120,7 @@ CREATE TABLE IF NOT EXISTS memo (
     name    TEXT NOT NULL,                        -- of the call
     state   INTEGER NOT NULL,                     -- 0 closed, 1 intent, 2 result
     result  BLOB NOT NULL,
+    position INTEGER NOT NULL,                    -- where the log ended when it was written
     PRIMARY KEY (subject, handler, name)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS memo_open ON memo (handler) WHERE state = 1;

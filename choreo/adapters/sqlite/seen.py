@@ -12,6 +12,7 @@ from typing import Any
 from choreo.adapters.sqlite.bulk import select_rows
 from choreo.adapters.sqlite.members import alive, holder_name
 from choreo.adapters.sqlite.names import known
+from choreo.adapters.sqlite.prune import floors_of
 from choreo.adapters.sqlite.tx import SqliteTx, driven
 from choreo.errors import StoreError
 from choreo.events import Partition
@@ -55,6 +56,21 @@ def seen_of(
     connection: sqlite3.Connection, names: Mapping[str, int], wants: Sequence[Want]
 ) -> list[Seen]:
     """Read all that these deliveries want, in one query a table."""
+    found = _seen(connection, names, wants)
+    if all(one.status is not None for one in found):
+        return found
+    floors = floors_of(connection, wants)  # after the rows: they go after the floors rise
+    if floors:
+        for index, (one, want) in enumerate(zip(found, wants, strict=True)):
+            if one.status is None and want.source is not None:
+                place = (want.handler.partition(".")[0], want.source.topic, want.source.partition)
+                found[index] = one._replace(floor=floors.get(place))
+    return found
+
+
+def _seen(
+    connection: sqlite3.Connection, names: Mapping[str, int], wants: Sequence[Want]
+) -> list[Seen]:
     asked: list[Any] = []
     for want in wants:
         asked += (names[want.handler], want.subject)

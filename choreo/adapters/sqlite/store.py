@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from choreo.adapters.sqlite.apply import ApplyWork
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.names import adopt, known
+from choreo.adapters.sqlite.prune import Sweep, begin
 from choreo.adapters.sqlite.seen import (
     Session,
     due_of,
@@ -21,6 +22,7 @@ from choreo.adapters.sqlite.seen import (
 from choreo.errors import BrokerClosedError
 from choreo.events import Partition
 from choreo.plan import Owned, Plan, Publish, SetTimer, Settle
+from choreo.policies import Keep
 from choreo.ports import Applied, Clock, Due, Seen, StoreTraits, Tx, Want
 
 __all__ = ["SqliteStore"]
@@ -38,6 +40,7 @@ class SqliteStore:
         self._names: dict[str, int] = {}
         self._texts: dict[int, str] = {}
         self._owned: list[Owned] = []
+        self._sweeps: dict[str, Sweep] = {}
         self._closed = False
 
     @property
@@ -121,6 +124,21 @@ class SqliteStore:
             raise
         session.end(rollback=False)
         await session.done
+
+    async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
+        self._check()
+        await self._log.open()
+        sweep = self._sweeps.get(group)
+        if sweep is None:
+            now = self._clock.now()
+            sweep = await self._database.write(lambda c: begin(c, group, keep, now))
+            if sweep is not None:
+                self._sweeps[group] = sweep
+            return sweep is not None
+        more = await sweep.step(self._database, most)
+        if not more:
+            del self._sweeps[group]
+        return more
 
     async def close(self) -> None:
         if self._closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from choreo.testing.contracts.claimed import ClaimedSectionContract
 from choreo.testing.contracts.claims import ClaimContract
+from choreo.testing.contracts.forgetting import ForgettingContract
 from choreo.testing.contracts.guarding import GuardContract
 from choreo.testing.contracts.naming import NamingContract
 from choreo.testing.contracts.sections import SectionContract
@@ -19,6 +20,7 @@ class StoreContract(
     SectionContract,
     ClaimedSectionContract,
     NamingContract,
+    ForgettingContract,
 ):
     """Inherit it as `TestXStore` and give the fixture `make`: a MakePlace.
 

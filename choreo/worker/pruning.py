@@ -1,0 +1,32 @@
+"""Forgetting what is old: rarely, a little at a time, and only while nothing else is to be done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from choreo.step import Compiled
+from choreo.worker.pipeline import Pipeline
+
+__all__ = ["prune"]
+
+SOON_S = 10.0
+"""After the start; a process that never lives for a whole round prunes, too."""
+ROUNDS = 10
+"""Looks in one `prune_every_s`: the store tells whether the last sweep is old enough."""
+REST_S = 0.05
+ROWS = 256
+
+
+async def prune(pipeline: Pipeline, services: Sequence[Compiled]) -> None:
+    """Have the store forget, service by service."""
+    limits = pipeline.limits
+    await pipeline.sleep(SOON_S)
+    while True:
+        for one in services:
+            keep = replace(one.service.keep, log_s=limits.log_keep_s, every_s=limits.prune_every_s)
+            piece = partial(pipeline.store.prune, one.service.name, keep, most=ROWS)
+            while await pipeline.outlasting(piece):
+                await pipeline.sleep(REST_S)
+        await pipeline.sleep(limits.prune_every_s / ROUNDS)
