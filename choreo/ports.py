@@ -209,10 +209,7 @@ class StateSeen(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """Up to `offset` of a partition a group may have forgotten what it has settled.
-
-    `at` is when the log ended there, in epoch seconds.
-    """
+    """Up to `offset` a group may have forgotten what it settled; the log ended there `at`."""
 
     offset: int
     at: float
@@ -338,9 +335,8 @@ class Store(Protocol):
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         """Forget, of some `most` rows, what is older than `keep` says; true: call again.
 
-        Rows that something waits for stay: parked or dead deliveries, timers, open calls,
-        what is being undone. A partition's floor rises before rows below it go. Beginning
-        anew is refused, with false, until `keep.every_s` have passed.
+        What something waits for stays: parked or dead deliveries, timers, open calls and
+        undos. Floors rise before rows below them go. No sweep begins before `keep.every_s`.
         """
         ...
 
