@@ -1,4 +1,4 @@
-"""Handlers that hold up others: who blocks the event loop, and who does not come back.
+"""What holds up others: who blocks the event loop, who does not come back, a clock that was set.
 
 A thread of its own looks, four times a second: a loop that is blocked can not look after
 itself. What runs is seen from outside, in the stacks of threads and the slots of runners, so
@@ -12,13 +12,14 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import CodeType, FrameType
 
-from choreo.errors import ChoreoError, HandlerError, HandlerTimeoutError
+from choreo.errors import ChoreoError, HandlerError, HandlerTimeoutError, StoreError
 from choreo.step import Delivery
 from choreo.worker.call import Caller
-from choreo.worker.pipeline import Limits
+from choreo.worker.pipeline import Pipeline
 from choreo.worker.runners import Runners
 
 __all__ = ["Watch"]
@@ -26,6 +27,8 @@ __all__ = ["Watch"]
 log = logging.getLogger("choreo.worker")
 
 LOOK_S = 0.25
+JUMP_S = 0.5
+"""By which a clock must have been set to be noticed; less is its daily correction."""
 GRACE_S = 1.0
 """For a handler that was told to end, before it is said that it goes on."""
 _ATTEMPT: CodeType = Runners._attempt.__code__  # noqa: SLF001 - one piece with Runners
@@ -39,10 +42,13 @@ _SECTION: CodeType = next(
 class Watch:
     """Says in one line, once for each, which handler holds up what."""
 
-    def __init__(self, runners: Runners, limits: Limits) -> None:
-        """Watch nothing yet."""
+    def __init__(self, runners: Runners, pipeline: Pipeline, jumped: Callable[[], None]) -> None:
+        """Watch nothing yet. `jumped` is called, in the loop, when the clock was set."""
         self._runners = runners
-        self._limits = limits
+        self._limits = pipeline.limits
+        self._clock = pipeline.clock
+        self._jumped = jumped
+        self._offset: float | None = None
         self._stop = threading.Event()
         self._beats = 0
         self._beating: asyncio.TimerHandle | None = None
@@ -54,9 +60,10 @@ class Watch:
         """Begin; the loop that calls is the one that is watched."""
         loop = asyncio.get_running_loop()
         self._beat(loop)
+        self._clock_was_set()
         watching = threading.get_ident()
         threading.Thread(
-            target=self._look, args=(watching,), name="choreo-watch", daemon=True
+            target=self._look, args=(watching, loop), name="choreo-watch", daemon=True
         ).start()
 
     def stop(self) -> None:
@@ -69,7 +76,7 @@ class Watch:
         self._beats += 1
         self._beating = loop.call_later(LOOK_S, self._beat, loop)
 
-    def _look(self, watched: int) -> None:
+    def _look(self, watched: int, loop: asyncio.AbstractEventLoop) -> None:
         """Look until stopped. Counted are our own looks: a process that slept blocks nobody."""
         beats = missed = 0
         while not self._stop.wait(LOOK_S):
@@ -81,6 +88,28 @@ class Watch:
             self._look_at_sections(frames.values())
             del frames  # a stack that is kept keeps what it had
             self._look_at_runners()
+            if self._clock_was_set():
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self._jumped)
+
+    def _clock_was_set(self) -> bool:
+        """Tell whether time of day and time that passes have come apart since the last look."""
+        before = self._clock.elapsed()
+        offset = self._clock.now() - before
+        if self._clock.elapsed() - before > JUMP_S / 4:  # we were held up between the two
+            return False
+        last, self._offset = self._offset, offset
+        if last is None or abs(offset - last) < JUMP_S:
+            return False
+        if offset < last:
+            error = StoreError(
+                f"the clock was set back by {last - offset:.3g} s: what is to come at a time"
+                " waits until the clock is there again; it is never early",
+                code="CH4010",
+                fix="correct the clock, if that is wrong; all goes on by itself",
+            )
+            log.warning("%s", error)
+        return True
 
     def _too_long(self, looks: int) -> bool:
         """Tell, for the first look at which it is so, that something lasts for too long."""

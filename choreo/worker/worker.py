@@ -54,7 +54,7 @@ class Worker:
         self._caller = Caller(store, clock, rng)
         self._pipeline = Pipeline(store, self._caller, clock, limits)
         self._runners = Runners(self._pipeline)
-        self._watch = Watch(self._runners, limits)
+        self._watch = Watch(self._runners, self._pipeline, self._clock_was_set)
         self._intake = Intake(self._pipeline, self._runners.fail)
         self._committer = Committer(self._pipeline, self._runners)
         self._lanes: list[Lane] = []
@@ -133,6 +133,11 @@ class Worker:
         self._caller.close()
         if pipeline.failure is not None and not pipeline.failure.done():
             pipeline.failure.cancel()
+
+    def _clock_was_set(self) -> None:
+        """Look again what is due: who sleeps until then has reckoned with another clock."""
+        for lane in self._lanes:
+            lane.due_added.set()
 
     async def _leave(self, lane: Lane) -> None:
         if not self._pipeline.failed():
