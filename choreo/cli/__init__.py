@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 
 from choreo.cli.auditing import run_audit
+from choreo.cli.checking import run_check
+from choreo.cli.graphing import show_graph
 from choreo.cli.publishing import publish_file, publish_one
 from choreo.cli.reading import SHOWN, list_flows, show_flow, since
 from choreo.cli.running import clock, develop, run_services, run_tracker
@@ -47,6 +49,10 @@ Folder = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+Deployed = Annotated[
+    bool, typer.Option("--deployed", help="What runs, or ran, on the log; not modules.")
+]
 
 
 @app.callback()
@@ -157,6 +163,30 @@ def audit(
 ) -> None:
     """Check that log and store agree with each other and with what is promised."""
     run_audit(Settings(folder), at_rest=not running, as_json=json)
+
+
+@app.command()
+def check(
+    modules: Modules = None,
+    folder: Folder = None,
+    *,
+    deployed: Deployed = False,
+    json: AsJson = False,
+) -> None:
+    """Check that services fit together: events, schemas, undos, joins, times."""
+    run_check(Settings(folder, modules or ()), deployed=deployed, as_json=json)
+
+
+@app.command()
+def graph(
+    modules: Modules = None,
+    folder: Folder = None,
+    *,
+    form: Annotated[str, typer.Option("--format", help="mermaid or dot.")] = "mermaid",
+    deployed: Deployed = False,
+) -> None:
+    """Draw services, handlers and events, as text for Mermaid or Graphviz."""
+    show_graph(Settings(folder, modules or ()), form, deployed=deployed)
 
 
 def main() -> None:
