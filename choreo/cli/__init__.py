@@ -14,6 +14,7 @@ import typer
 
 from choreo.cli.auditing import run_audit
 from choreo.cli.checking import run_check
+from choreo.cli.configuring import show_config
 from choreo.cli.graphing import show_graph
 from choreo.cli.publishing import publish_file, publish_one
 from choreo.cli.reading import SHOWN, list_flows, show_flow, since
@@ -55,8 +56,14 @@ Deployed = Annotated[
 ]
 
 
+config = typer.Typer(help="Settings.", no_args_is_help=True)
+app.add_typer(config, name="config")
+
+
 @app.callback()
-def _begin() -> None:
+def _begin(context: typer.Context) -> None:
+    if context.invoked_subcommand == "config":
+        return  # it tells of all that is wrong, not of the first thing only
     adopt_dotenv()
     Settings().check()
 
@@ -187,6 +194,12 @@ def graph(
 ) -> None:
     """Draw services, handlers and events, as text for Mermaid or Graphviz."""
     show_graph(Settings(folder, modules or ()), form, deployed=deployed)
+
+
+@config.command("show")
+def config_show(modules: Modules = None, folder: Folder = None, *, json: AsJson = False) -> None:
+    """Show every setting as it holds, where it comes from, and what is wrong."""
+    show_config(Settings(folder, modules or ()), as_json=json)
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +26,12 @@ TABLE: Mapping[str, type] = {"folder": str, "invariants": list, "modules": list}
 
 
 class Setting(NamedTuple):
-    """One setting as it holds: its name, its value, and where that was found."""
+    """One setting as it holds: its name, its value, where that was found, what it is for."""
 
     name: str
     value: str
     where: str
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,14 @@ class Settings:
 
     @cached_property
     def _table(self) -> dict[str, Any]:
-        """Give `[tool.choreo]` of ./pyproject.toml."""
+        """Give `[tool.choreo]` of ./pyproject.toml; raises when an entry is wrong."""
+        table = self._entries()
+        for name, value in table.items():
+            _check_entry(name, value)
+        return table
+
+    @staticmethod
+    def _entries() -> dict[str, Any]:
         try:
             text = Path(PROJECT).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -55,9 +63,28 @@ class Settings:
             raise _unreadable(exc) from exc
         if not isinstance(table, dict):
             raise _unreadable("[tool.choreo] is no table")
-        for name, value in table.items():
-            _check_entry(name, value)
         return table
+
+    def wrong(self) -> list[ConfigurationError]:
+        """List everything that is wrong with the settings, not the first thing only."""
+        found: list[ConfigurationError] = []
+        variables = [
+            partial(check_variable, name, "the environment") for name in sorted(os.environ)
+        ]
+        looks: list[Callable[[], object]] = [*variables, *self._looks(), lambda: self.database]
+        for look in looks:
+            try:
+                look()
+            except ConfigurationError as exc:
+                if str(exc) not in map(str, found):
+                    found.append(exc)
+        return found
+
+    def _looks(self) -> list[Callable[[], object]]:
+        try:
+            return [partial(_check_entry, *entry) for entry in self._entries().items()]
+        except ConfigurationError:
+            return [self._entries]
 
     def check(self) -> None:
         """Look at every setting; raises ConfigurationError for the first that is wrong."""
@@ -106,13 +133,16 @@ class Settings:
         """Give every setting as it holds, and where it comes from."""
         flags = {"database": self.folder_flag is not None, "modules": bool(self.modules_flag)}
         named = (
-            ("database", str(self.database), "CHOREO_BROKER", "folder"),
-            ("modules", " ".join(self.modules), "CHOREO_MODULES", "modules"),
-            ("invariants", " ".join(self.invariants), "CHOREO_INVARIANTS", "invariants"),
-        )
+            ("database", str(self.database), "CHOREO_BROKER", "folder",
+             "the file of the log and the stores; views.db lies beside it"),
+            ("modules", " ".join(self.modules), "CHOREO_MODULES", "modules",
+             "modules that declare services, where none are named"),
+            ("invariants", " ".join(self.invariants), "CHOREO_INVARIANTS", "invariants",
+             "your own checks, module:function, which audit runs too"),
+        )  # fmt: skip
         written = dotenv()
         found = []
-        for name, value, variable, entry in named:
+        for name, value, variable, entry, meaning in named:
             if flags.get(name):
                 where = "flag"
             elif os.environ.get(variable):
@@ -120,7 +150,7 @@ class Settings:
                 where = f"{DOTENV} {variable}" if by_file else variable
             else:
                 where = f"[tool.choreo] {entry}" if entry in self._table else "default"
-            found.append(Setting(name, value, where))
+            found.append(Setting(name, value, where, meaning))
         return found
 
 
