@@ -20,7 +20,7 @@ from choreo.step.decide import (
     want,
 )
 from choreo.step.delivery import NOT_RUN, Delivery, Role, Route
-from choreo.step.failing import Verdict, failed, final, parked_behind
+from choreo.step.failing import Verdict, failed, final, killed, parked_behind, parked_running
 from choreo.step.parking import thawed
 from choreo.step.publish import payload_hash
 
@@ -40,7 +40,9 @@ __all__ = [
     "failed",
     "final",
     "intent",
+    "killed",
     "parked_behind",
+    "parked_running",
     "payload_hash",
     "route_of",
     "skipped",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
@@ -135,6 +135,7 @@ class Delivery:
     attempt = 1
     gave_up = False  # its last attempt has failed: what it did outside is being undone
     unknowns = 0  # attempts that ended with an outcome unknown: they do not use up any
+    crashes = 0  # how often a process has ended while it ran, as far as that was counted
     seen: tuple[int, int] | None = None
     timer: tuple[bytes, float, bytes] | None = None
     payload_hash = b""
@@ -154,6 +155,8 @@ class Delivery:
     changes: tuple[Change, ...] = ()
     state: State | None = None
     # scheduling
+    spilled = False  # parked while it runs: its chain, its offset and its runner are free
+    writing: Callable[[], None] | None = None  # its row is being written: what to do then
     simple = False  # settled with one event, from no parked row: no book to keep
     chain: Any = None
     following: Delivery | None = None

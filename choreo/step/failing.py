@@ -24,13 +24,16 @@ __all__ = [
     "final",
     "finish_timer",
     "forgotten",
+    "killed",
     "not_again",
     "parked_behind",
+    "parked_running",
     "release",
     "settle",
 ]
 
 new = tuple.__new__  # half the time of a NamedTuple's own constructor, for what is made per step
+KILLED = "CH5012"
 INLINE_MAX_S = 0.25
 """Delays up to this are waited for inside the step; longer ones park the delivery."""
 
@@ -58,7 +61,9 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
     elif d.undoing:
         return Verdict(_given_up(d, seen, now, "attempts used up", about))
     elif not _retryable(d, error):
-        return Verdict(_given_up(d, seen, now, "not retryable", about))
+        was_killed = isinstance(error, HandlerError) and error.code == KILLED
+        reason = "killed" if was_killed else "not retryable"
+        return Verdict(_given_up(d, seen, now, reason, about))
     elif final(d, error):
         return Verdict(_given_up(d, seen, now, "attempts used up", about))
     else:
@@ -158,6 +163,22 @@ def _park(d: Delivery, due: float, attempt: int, error: str, said: Record) -> Pl
     row = Parked(d.run, attempt, due, d.chain_text(), frozen_delivery(d), error)
     changes = (settle(d, Status.PARKED, row), *finish_timer(d), Publish(said))
     return Plan(d.owned, changes)
+
+
+def parked_running(d: Delivery, now: float) -> Plan:
+    """Park a delivery that runs: should this process end before it, it is due at once."""
+    row = Parked(d.run, d.attempt, now, d.chain_text(), frozen_delivery(d), "")
+    return Plan(d.owned, (settle(d, Status.PARKED, row), *finish_timer(d)))
+
+
+def killed(d: Delivery) -> HandlerError:
+    """Say why a delivery is given up that never comes to an end with its process alive."""
+    return HandlerError(
+        f"the process ended {d.crashes} times while it ran",
+        code=KILLED,
+        fix="look for what kills the process (memory, a native library), then redrive it",
+        handler=d.route.name,
+    )
 
 
 def parked_behind(d: Delivery) -> Plan:

@@ -21,6 +21,7 @@ def frozen(
     extras: Mapping[str, Record] | None = None,
     failure: Mapping[str, Any] | None = None,
     unknowns: int = 0,
+    crashes: int = 0,
 ) -> bytes:
     """Write what a delivery is about."""
     kept: dict[str, Any] = {"record": pack_record(record)}
@@ -30,12 +31,16 @@ def frozen(
         kept["failure"] = dict(failure)
     if unknowns:
         kept["unknowns"] = unknowns
+    if crashes:
+        kept["crashes"] = crashes
     return json.dumps(kept, separators=(",", ":")).encode()
 
 
 def frozen_delivery(d: Delivery) -> bytes:
     """Write a delivery, to be run later."""
-    return frozen(d.record, extras=d.extras, failure=d.failure, unknowns=d.unknowns)
+    return frozen(
+        d.record, extras=d.extras, failure=d.failure, unknowns=d.unknowns, crashes=d.crashes
+    )
 
 
 def unfrozen_record(payload: bytes) -> Record:
@@ -52,6 +57,7 @@ def thawed(route: Route, due: Due, owned: Owned) -> Delivery:
     d.extras = {name: unpack_record(extra) for name, extra in kept.get("extras", {}).items()}
     d.failure = kept.get("failure")
     d.unknowns = kept.get("unknowns", 0)
+    d.crashes = kept.get("crashes", 0)
     d.payload_hash = due.payload_hash
     if due.parked is not None:
         d.run = due.parked.run

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection
-from functools import partial
 
 from choreo.errors import ChoreoError
 from choreo.events import Partition
+from choreo.plan import Owned
 from choreo.ports import ORPHANS
+from choreo.worker.careful import Careful
 from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Pipeline
 
@@ -27,6 +28,8 @@ class Assigned:
         self._pipeline = pipeline
         self._lane = lane
         self._starting = True
+        self._careful = Careful(pipeline, lane)
+        lane.suspect = self._careful.suspect
 
     async def assigned(self, partitions: Collection[Partition]) -> None:
         """Take them over in the store; what was left parked in them comes with them.
@@ -35,7 +38,12 @@ class Assigned:
         """
         pipeline, lane = self._pipeline, self._lane
         wanted = [*partitions, *self._orphans(partitions)]
-        take_over = partial(pipeline.store.own, lane.name, wanted)
+
+        async def take_over() -> Owned:
+            owned = await pipeline.store.own(lane.name, wanted)
+            await self._careful.count(owned)
+            return owned
+
         lane.gain(await (take_over() if self._starting else pipeline.outlasting(take_over)))
         self._starting = False
 

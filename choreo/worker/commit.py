@@ -137,6 +137,9 @@ class Committer:
     async def _decide_again(self, d: Delivery) -> None:
         """Look, and decide again on what the handler did."""
         pipeline = self._pipeline
+        if d.writing is not None:
+            d.writing = partial(self._look_and_decide, d)
+            return
         load = partial(pipeline.store.load, [want(d)])
         (d.loaded,) = await pipeline.outlasting(load, waiting=1)
         now = pipeline.clock.now()
@@ -189,8 +192,10 @@ class Committer:
             pipeline.load(following)
         d.owned.open -= 1  # type: ignore[union-attr]
         pipeline.in_flight -= 1
-        if pipeline.in_flight == pipeline.limits.in_flight_max:
-            pipeline.room.set()
+        if d.spilled:
+            pipeline.spilled -= 1
+        if pipeline.crowded:
+            pipeline.make_room()
 
     @staticmethod
     def _found(lane: Lane, d: Delivery, *, parked: bool) -> None:

@@ -10,7 +10,16 @@ from choreo.codec import binary_mode
 from choreo.errors import DecodeError
 from choreo.events import TYPE, VOID, Record
 from choreo.ports import Due
-from choreo.step import Delivery, before_run, parked_behind, payload_hash, route_of, thawed, want
+from choreo.step import (
+    Delivery,
+    Role,
+    before_run,
+    parked_behind,
+    payload_hash,
+    route_of,
+    thawed,
+    want,
+)
 from choreo.worker.lane import Batch, Lane, subject_of
 from choreo.worker.pipeline import Pipeline
 
@@ -40,6 +49,7 @@ class Intake:
     def _arrive(self, lane: Lane, records: Sequence[Record]) -> None:
         pipeline = self._pipeline
         by_type = lane.compiled.by_type
+        careful = lane.careful
         batch = Batch()
         added = 0
         for polled in records:
@@ -63,6 +73,9 @@ class Intake:
                 d = lane.delivery(route, record, subject, claim, batch)
                 d.payload_hash = hashed
                 added += 1
+                if careful and _is_suspect(lane, d):
+                    lane.suspect(d)
+                    continue
                 if not _first_of_chain(lane, d):
                     pipeline.behind += 1
                     continue
@@ -129,7 +142,9 @@ class Intake:
         d.batch = Batch(left=1)
         d.due_key = (row.handler, row.subject)
         self._pipeline.in_flight += 1
-        if _first_of_chain(lane, d):
+        if lane.careful and _is_suspect(lane, d):
+            lane.suspect(d)
+        elif _first_of_chain(lane, d):
             self._pipeline.load(d)
         else:
             self._pipeline.behind += 1
@@ -198,6 +213,10 @@ def _unwrapped(record: Record) -> tuple[Record, bool]:
         return binary_mode(record), True
     except DecodeError:
         return record, False
+
+
+def _is_suspect(lane: Lane, d: Delivery) -> bool:
+    return d.route.role is Role.HANDLE and d.source[:2] in lane.careful
 
 
 def _first_of_chain(lane: Lane, d: Delivery) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 from choreo.events import BRANCH, CAUSE, FLOW, ID, SOURCE, Partition, Record, id_bytes, scope_of
 from choreo.plan import Owned, Source
@@ -19,11 +19,12 @@ __all__ = ["Batch", "Lane", "subject_of"]
 class Batch:
     """Records polled at once: how many of their deliveries are not settled, and where it began."""
 
-    __slots__ = ("firsts", "left")
+    __slots__ = ("firsts", "left", "number")
 
     def __init__(self, left: int = 0) -> None:
         """Count `left` deliveries."""
         self.left = left
+        self.number = 0
         self.firsts: dict[tuple[str, int], int] = {}
 
 
@@ -43,10 +44,14 @@ class Lane:
         self.next_due: float | None = 0.0
         self.uncommitted = False
         self.due_added = asyncio.Event()
-        self._chains: dict[Hashable, Delivery] = {}
+        self._chains: dict[Hashable, Delivery] = {}  # the last of each
+        self._long: dict[Hashable, int] = {}  # how many there are, where more than one
         self._open: deque[Batch] = deque()
         self._last: dict[tuple[str, int], int] = {}
         self._dropped: list[Delivery] = []
+        self._batches = 0
+        self.careful: dict[tuple[str, int], int] = {}  # after how many crashes
+        self.suspect: Callable[[Delivery], None] = lambda _: None
 
     # ── partitions ───────────────────────────────────────────────────────────────────────
 
@@ -67,6 +72,7 @@ class Lane:
                 claim = self.claims.pop(partition)
                 claim.lost = True
                 lost.append(claim)
+            self.careful.pop(partition, None)
             prefix = f"{partition.topic}/{partition.number}/"
             for chain in [chain for chain in self.held if chain[1].startswith(prefix)]:
                 del self.held[chain]
@@ -113,7 +119,19 @@ class Lane:
         """Note a batch; its deliveries are counted now."""
         self.uncommitted = True
         if batch.left:
+            self._batches += 1
+            batch.number = self._batches
             self._open.append(batch)
+
+    def mark(self) -> tuple[int, frozenset[tuple[str, bytes]]]:
+        """Say how far we are: batches that came, parked deliveries that run."""
+        return self._batches, frozenset(self.running_due)
+
+    def beyond(self, mark: tuple[int, frozenset[tuple[str, bytes]]]) -> bool:
+        """Tell whether all that was on its way at `mark` is settled."""
+        batches, running = mark
+        settled = not any(batch.left and batch.number <= batches for batch in self._open)
+        return settled and self.running_due.isdisjoint(running)
 
     def watermarks(self) -> dict[Partition, int]:
         """Give, per partition, an offset before which all is settled."""
@@ -151,6 +169,7 @@ class Lane:
         if last is None:
             return True
         last.following = d
+        self._long[key] = self._long.get(key, 1) + 1
         return False
 
     def unchained(self, d: Delivery) -> Delivery | None:
@@ -161,9 +180,32 @@ class Lane:
         following = d.following
         if following is None:
             del self._chains[key]
+            if self._long:
+                self._long.pop(key, None)
         else:
             d.following = None
+            self._long[key] -= 1
         return following
+
+    def length(self, d: Delivery) -> int:
+        """Give how many are in the chain of `d`."""
+        return self._long.get(d.chain, 1)
+
+    def followers(self, d: Delivery) -> list[Delivery]:
+        """Cut off all that wait behind `d` in its chain, in order."""
+        found: list[Delivery] = []
+        if d.following is None:
+            return found
+        self._chains[d.chain] = d
+        del self._long[d.chain]
+        one: Delivery | None = d.following
+        d.following = None
+        while one is not None:
+            found.append(one)
+            one.chain = None
+            following, one.following = one.following, None
+            one = following
+        return found
 
     @staticmethod
     def _chain_key(d: Delivery) -> Hashable:

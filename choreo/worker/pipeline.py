@@ -8,6 +8,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TypeVar
 
 from choreo.errors import ChoreoError, ConfigurationError
@@ -33,6 +34,10 @@ class Limits:
     `revoke_s` to what runs in a partition that another process waits for. Where processes
     share a group's work, each looks every `sweep_s` seconds for what others have made due.
     While the store does not answer it is asked again every `outage_s` seconds.
+    A handler that runs for `spill_s` seconds is put into the store as it is: what comes behind
+    it goes there, too, and neither its runner nor its offset is held any more. So is, once it
+    is slow at all, one with more than `chain_max` deliveries waiting behind it.
+    A delivery during which the process ended more than `crashes_max` times is given up.
     A handler that holds the event loop for `blocked_s` seconds, or runs for `stuck_s`, is
     named in the log; it goes on.
     What is older than it is kept goes every `prune_every_s` seconds, a little at a time:
@@ -55,6 +60,9 @@ class Limits:
     revoke_s: float = 5.0
     sweep_s: float = 1.0
     outage_s: float = 0.5
+    spill_s: float = 5.0
+    chain_max: int = 256
+    crashes_max: int = 10
     blocked_s: float = 1.0
     stuck_s: float = 60.0
     prune_every_s: float = 3600.0
@@ -102,6 +110,8 @@ class Pipeline:
         self.decide_again: Callable[[Delivery], None] = lambda _: None
         self.stopping = False
         self.in_flight = 0
+        self.spilled = 0  # of these, how many are parked while they run
+        self.crowded = False
         self.delayed = 0  # wait for their time
         self.behind = 0  # wait behind another one of their chain
         self.sleeping = 0
@@ -114,16 +124,31 @@ class Pipeline:
 
     def load(self, d: Delivery) -> None:
         """Let the delivery be looked up, then decided or run."""
+        if d.writing is not None:
+            d.writing = partial(self.load, d)
+            return
         self.fresh.append(d)
         self.fresh_added.set()
 
     def finish(self, d: Delivery, plan: Plan) -> None:
         """Let the plan be committed; one that writes nothing ends the delivery at once."""
+        if d.writing is not None:
+            d.writing = partial(self._finish_parked, d, plan)
+            return
         if not plan.changes and plan.section is None:
             self.settled(d)
             return
         self.finished.append((d, plan))
         self.finished_added.set()
+
+    def _finish_parked(self, d: Delivery, plan: Plan) -> None:
+        """Finish what was parked meanwhile: its plan stands on a row that was not there."""
+        if not d.spilled:
+            self.finish(d, plan)
+        elif plan.section is not None:
+            self.finish(d, plan._replace(changes=()))
+        else:
+            self.decide_again(d)
 
     def note(self, plan: Plan) -> None:
         """Publish what is only noted; nothing waits for it."""
@@ -132,9 +157,16 @@ class Pipeline:
 
     async def wait_for_room(self) -> None:
         """Wait while too much is in flight."""
-        while self.in_flight > self.limits.in_flight_max:
+        while self.in_flight - self.spilled > self.limits.in_flight_max:
+            self.crowded = True
             self.room.clear()
             await self.room.wait()
+
+    def make_room(self) -> None:
+        """Let the pollers go on, if there is room."""
+        if self.in_flight - self.spilled <= self.limits.in_flight_max:
+            self.crowded = False
+            self.room.set()
 
     # ── tasks, time, outages ─────────────────────────────────────────────────────────────
 

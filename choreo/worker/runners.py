@@ -28,6 +28,8 @@ class Runners:
         self._pipeline = pipeline
         self._idle: list[asyncio.Future[None]] = []
         self._count = 0
+        self._free: list[int] = []
+        self._relieved: set[int] = set()
         self._relief = False
         self.slots: list[Delivery | None] = []  # what each runner has, or had last
         self.late: dict[Delivery, float] = {}  # told to end, and when
@@ -47,8 +49,18 @@ class Runners:
                 return
         if self._count < self._pipeline.limits.runners_max:
             self._count += 1
-            self.slots.append(None)
-            self._pipeline.spawn(self._run(len(self.slots) - 1), f"runner {self._count}")
+            if not self._free:
+                self._free.append(len(self.slots))
+                self.slots.append(None)
+            slot = self._free.pop()
+            self._pipeline.spawn(self._run(slot), f"runner {slot}")
+
+    def relieve(self, d: Delivery) -> None:
+        """Count the runner of a delivery that goes on for long no more; it ends with it."""
+        if d in self.slots:
+            self._count -= 1
+            self._relieved.add(self.slots.index(d))
+            self.wake()
 
     async def _run(self, slot: int) -> None:
         slots = self.slots
@@ -73,6 +85,11 @@ class Runners:
                 self._relief = True
                 loop.call_soon(self.wake)
             await self._attempt(d)
+            if slot in self._relieved:
+                self._relieved.remove(slot)
+                self._free.append(slot)
+                slots[slot] = None
+                return
             done += 1
             if done >= burst:
                 done = 0

@@ -24,6 +24,7 @@ from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Limits, Pipeline
 from choreo.worker.pruning import prune
 from choreo.worker.runners import Runners
+from choreo.worker.spill import Spiller
 from choreo.worker.watch import Watch
 
 __all__ = ["Worker"]
@@ -55,6 +56,7 @@ class Worker:
         self._pipeline = Pipeline(store, self._caller, clock, limits)
         self._runners = Runners(self._pipeline)
         self._watch = Watch(self._runners, self._pipeline, self._clock_was_set)
+        self._spiller = Spiller(self._pipeline, self._runners)
         self._intake = Intake(self._pipeline, self._runners.fail)
         self._committer = Committer(self._pipeline, self._runners)
         self._lanes: list[Lane] = []
@@ -86,6 +88,7 @@ class Worker:
         pipeline.spawn(self._committer.offsets(self._lanes), "offsets")
         pipeline.spawn(prune(pipeline, self._services), "prune")
         self._watch.start()
+        self._spiller.start()
         for number in range(pipeline.limits.committers):
             pipeline.spawn(self._committer.commit(), f"commit {number}")
 
@@ -124,6 +127,7 @@ class Worker:
         if not pipeline.stopping:
             await self.drain()
         self._watch.stop()
+        self._spiller.stop()
         await pipeline.cancel_all()
         lanes, self._lanes = self._lanes, []
         for lane in lanes:
