@@ -24,7 +24,7 @@ from choreo.worker.spill import park, written
 __all__ = ["Careful"]
 
 CAREFUL_FROM = 3
-WAIT_S = 1.0
+WAIT_S = 0.2
 """For a delivery to end, before the next one begins."""
 CALM_S = 5.0
 LOOK_S = 0.002
