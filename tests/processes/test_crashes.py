@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from choreo.codec import headers_from_text
@@ -42,7 +43,7 @@ class Supervised(Desk):
                 cwd=ROOT, stdout=subprocess.DEVNULL, text=True,
             ) as process:  # fmt: skip
                 try:
-                    self.until(lambda p=process: p.poll() is not None or self.done(wanted))  # type: ignore[misc]
+                    self.until(partial(self._over, process, wanted))
                 finally:
                     process.terminate()
             if process.wait(WITHIN_S) != -signal.SIGKILL:
@@ -50,9 +51,8 @@ class Supervised(Desk):
             deaths += 1
         raise AssertionError(f"it dies for ever; answered were {self.answers()}")
 
-    def done(self, wanted: int) -> bool:
-        """Tell whether so many were answered."""
-        return len(self.answers()) >= wanted
+    def _over(self, process: subprocess.Popen[str], wanted: int) -> bool:
+        return process.poll() is not None or len(self.answers()) >= wanted
 
     def dead(self) -> list[tuple[str, str, str]]:
         """List the dead letters: who asked, the error, the code's line."""
