@@ -71,6 +71,7 @@ class SqliteSubscription:
         )
 
     async def _beat(self) -> None:
+        told = False  # once an outage, not once a beat
         while not self._closed:
             if self._log.database.memory:
                 await self._kicked.wait()
@@ -84,10 +85,14 @@ class SqliteSubscription:
                 if not exc.transient:
                     self._fail(exc)
                     return
-                log.warning("the group %s could not be looked at: %s", self._group, exc)
+                if not told:
+                    log.warning("the group %s could not be looked at: %s", self._group, exc)
+                told = True
             except Exception as exc:  # noqa: BLE001 - whoever polls raises it
                 self._fail(exc)
                 return
+            else:
+                told = False
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
