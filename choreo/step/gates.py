@@ -21,11 +21,13 @@ from choreo.events import (
     SOURCE,
     SPEC_VERSION,
     STEP,
+    TIME,
     TYPE,
     Event,
     Record,
     derived_id,
     id_bytes,
+    rfc3339,
     scope_of,
 )
 from choreo.plan import CancelTimer, Change, Gate, GateKey, Parked, Publish, Settle, Status
@@ -163,6 +165,8 @@ class UndoGate:
             CONTENT_TYPE: JSON_TYPE,
             STEP: self.handler.name,
         }
+        if d.started:  # an open call may have kept it back for long
+            headers[TIME] = rfc3339(d.started)
         subject = gate_subject(self.key)
         return nothing_record(headers, made.model_validate(fields), why, subject)
 

@@ -112,9 +112,9 @@ def nothing_record(
     info = type(made).__event__
     key = "" if info.key is None else str(getattr(made, info.key))
     headers = {
+        TIME: why.headers.get(TIME, ""),
         **spec_headers,
         ID: id_text(derived_id(subject, f"nothing/{info.type}".encode())),
-        TIME: why.headers.get(TIME, ""),
         SUBJECT: key,
         FLOW: flow_of(why),
         CAUSE: why.headers.get(ID, ""),

@@ -13,7 +13,10 @@ import pytest
 from choreo import After, App, Context, Event, Failure, NotDone, Retry, Service, Tx
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
 from choreo.adapters.system import SystemClock
-from choreo.events import Record
+from choreo.events import Record, id_bytes
+from choreo.plan import Parked, Plan, Settle, Source, Status
+from choreo.ports import Applied
+from choreo.step.parking import frozen
 from tests.semantics.events import (
     Cancelled,
     Declined,
@@ -290,6 +293,38 @@ async def test_a_failure_outcome_after_the_success_of_a_redelivery(lab: Lab) -> 
         "SELECT status FROM inbox JOIN name ON name.id = handler WHERE text = 'desk.reserve'"
     )
     assert status == (2 if "quick" in ran else 4)
+
+
+async def test_a_redrive_after_otherwise(lab: Lab) -> None:
+    """The step was decided: nobody can claim it again, whatever run and attempt he names."""
+    service = Service("desk")
+    ran: list[str] = []
+
+    @service.on(Placed, retry=ONCE)
+    async def reserve(placed: Placed) -> Reserved:
+        ran.append("reserve")
+        raise ValueError("no room")
+
+    @service.otherwise(reserve)
+    async def gave_up(placed: Placed, why: Failure) -> Declined:
+        ran.append("gave up")
+        return Declined()
+
+    async with lab.open(service) as app:
+        await app.publish(Placed())
+        await lab.clock.advance(1)
+        (placed,) = lab.only(Placed)
+        subject = id_bytes(placed.headers["ce_id"])
+        source = Source(placed.topic, placed.partition, placed.offset)
+        again = Parked(1, 1, lab.clock.now(), "", frozen(placed), "")
+        for claim in ((0, 1), (0, 0), (1, 1), None):
+            redrive = Settle(
+                "desk.reserve", subject, Status.PARKED, b"", source, seen=claim, parked=again
+            )
+            assert await app.store.apply([Plan(None, (redrive,))]) == [Applied.DUPLICATE]
+        await lab.clock.advance(100)
+    assert ran == ["reserve", "gave up"]
+    assert len(lab.only(Declined)) == 1
 
 
 # ── the group's commit ───────────────────────────────────────────────────────────────────
