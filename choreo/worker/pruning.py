@@ -15,8 +15,10 @@ SOON_S = 10.0
 """After the start; a process that never lives for a whole round prunes, too."""
 ROUNDS = 10
 """Looks in one `prune_every_s`: the store tells whether the last sweep is old enough."""
-REST_S = 0.05
-ROWS = 256
+REST_S = 0.005
+RESTS = 4
+"""Between two pieces it rests for so many times as long as a piece took."""
+ROWS = 512
 
 
 async def prune(pipeline: Pipeline, services: Sequence[Compiled]) -> None:
@@ -27,6 +29,9 @@ async def prune(pipeline: Pipeline, services: Sequence[Compiled]) -> None:
         for one in services:
             keep = replace(one.service.keep, log_s=limits.log_keep_s, every_s=limits.prune_every_s)
             piece = partial(pipeline.store.prune, one.service.name, keep, most=ROWS)
+            began = pipeline.clock.elapsed()
             while await pipeline.outlasting(piece):
-                await pipeline.sleep(REST_S)
+                took = pipeline.clock.elapsed() - began
+                await pipeline.sleep(max(REST_S, RESTS * took))
+                began = pipeline.clock.elapsed()
         await pipeline.sleep(limits.prune_every_s / ROUNDS)

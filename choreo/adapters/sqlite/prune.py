@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import select_rows
@@ -20,7 +20,7 @@ from choreo.events import MANIFESTS_TOPIC, TIMED, id_bytes
 from choreo.policies import Keep
 from choreo.ports import Floor, Want
 
-__all__ = ["LAST", "Sweep", "begin", "floors_of"]
+__all__ = ["LAST", "Sweep", "begin", "floors_of", "place_of"]
 
 LAST = "(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'log')"
 """The end of the log, in SQL: what a row that is written now ages by."""
@@ -182,6 +182,17 @@ def _raised(connection: sqlite3.Connection, group: str, at: float) -> dict[tuple
     return found
 
 
+def place_of(want: Want) -> tuple[str, str, int] | None:
+    """Name the group's partition that a record came in on."""
+    source = want.source
+    return None if source is None else (_group(want.handler), source[0], source[1])
+
+
+@lru_cache(maxsize=1024)
+def _group(handler: str) -> str:
+    return handler.partition(".")[0]
+
+
 FLOOR = (
     "SELECT grp, topic, partition, floor, floor_at FROM asked"
     " CROSS JOIN position ON grp = column1 AND topic = column2 AND partition = column3"
@@ -194,11 +205,7 @@ def floors_of(
     """Read the floors of the partitions that these records came in on, by group."""
     if not connection.execute("SELECT 1 FROM position WHERE floor > 0 LIMIT 1").fetchone():
         return {}
-    asked = {
-        (want.handler.partition(".")[0], want.source.topic, want.source.partition)
-        for want in wants
-        if want.source is not None
-    }
+    asked = {place for want in wants if (place := place_of(want)) is not None}
     rows = select_rows(connection, FLOOR, 3, [part for row in asked for part in row])
     return {row[:3]: Floor(row[3], row[4]) for row in rows if row[3]}
 

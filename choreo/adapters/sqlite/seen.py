@@ -12,7 +12,7 @@ from typing import Any
 from choreo.adapters.sqlite.bulk import select_rows
 from choreo.adapters.sqlite.members import alive, holder_name
 from choreo.adapters.sqlite.names import known
-from choreo.adapters.sqlite.prune import floors_of
+from choreo.adapters.sqlite.prune import floors_of, place_of
 from choreo.adapters.sqlite.tx import SqliteTx, driven
 from choreo.errors import StoreError
 from choreo.events import Partition
@@ -60,11 +60,12 @@ def seen_of(
     if all(one.status is not None for one in found):
         return found
     floors = floors_of(connection, wants)  # after the rows: they go after the floors rise
-    if floors:
-        for index, (one, want) in enumerate(zip(found, wants, strict=True)):
-            if one.status is None and want.source is not None:
-                place = (want.handler.partition(".")[0], want.source.topic, want.source.partition)
-                found[index] = one._replace(floor=floors.get(place))
+    if not floors:
+        return found
+    plain = {place: Seen(floor=floor) for place, floor in floors.items()}
+    for index, one in enumerate(found):
+        if one.status is None and (place := place_of(wants[index])) in floors:
+            found[index] = plain[place] if one is NOTHING else one._replace(floor=floors[place])
     return found
 
 
