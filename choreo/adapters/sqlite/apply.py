@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from choreo.adapters.sqlite.bulk import insert_rows
+from choreo.adapters.sqlite.bulk import bound, insert_rows
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.names import number_of
 from choreo.adapters.sqlite.prune import LAST
@@ -133,7 +133,7 @@ class ApplyWork:
         for handler, subject, status, payload_hash, source, *_ in settles:
             topic, partition, offset = source
             values += (
-                names[handler], subject, status, payload_hash,
+                names[handler], bound(subject), status, bound(payload_hash),
                 topics[topic][0], partition, offset,
             )  # fmt: skip
         return values

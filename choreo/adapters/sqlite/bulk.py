@@ -5,11 +5,22 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["insert_rows", "select_rows"]
+__all__ = ["bound", "insert_rows", "select_rows"]
+
+T = TypeVar("T")
 
 SIZES = (256, 64, 16, 4, 1)
+
+
+def bound(value: T) -> T | bytearray:
+    """Give bytes as what the driver binds at once.
+
+    For `bytes` (and None) it first asks for an adapter, in vain, by way of an exception: with
+    four to six of them a row that was a tenth of the time.
+    """
+    return bytearray(value) if isinstance(value, bytes) else value
 
 
 @lru_cache(maxsize=256)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 from zlib import crc32
 
-from choreo.adapters.sqlite.bulk import insert_rows
+from choreo.adapters.sqlite.bulk import bound, insert_rows
 from choreo.adapters.sqlite.database import Database, last_position
 from choreo.codec import headers_from_text, headers_to_text
 from choreo.errors import BrokerError, ChoreoError
@@ -112,7 +112,8 @@ class Log:
             else:
                 partition = crc32(key) % partitions
             record.partition = partition
-            values += (topic, partition, key, headers_to_text(record.headers), record.value)
+            headers = headers_to_text(record.headers)
+            values += (topic, partition, bound(key), headers, bound(record.value))
         return values
 
     def append(self, connection: sqlite3.Connection, values: Sequence[Any]) -> int:

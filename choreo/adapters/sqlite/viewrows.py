@@ -29,7 +29,7 @@ __all__ = [
 Key = bytes | str
 """An id as it is kept: 16 bytes of a UUID, any other as text."""
 
-VERSION = 2
+VERSION = 3
 
 TABLES = ("word", "shape", "fact", "flow", "manifest", "ending", "meta")
 SCHEMA = """

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from choreo.adapters.sqlite.bulk import insert_rows, select_rows
+from choreo.adapters.sqlite.bulk import bound, insert_rows, select_rows
 from choreo.adapters.sqlite.database import make_folder, retried, translated, version_of
 from choreo.adapters.sqlite.samefile import SameFile
 from choreo.adapters.sqlite.viewlist import Listing, found
@@ -57,8 +57,11 @@ RESHAPED = "flow, updated, stuck_at, shape"
 MOVED = "flow, updated, stuck_at"
 OLD = f"SELECT {MERGED} FROM asked CROSS JOIN flow ON flow.flow = asked.column1"
 MOVED_FROM = 10  # what changes with every fact stands at the end
+SAME = 0
+"""Kept as the subject of a fact that is about its cause."""
 STEPS = (
-    "coalesce(steps, (SELECT count(DISTINCT step || ' ' || hex(coalesce(subject, cause))) "
+    "coalesce(steps, (SELECT count(DISTINCT step || ' ' || "
+    f"hex(iif(subject = {SAME}, cause, subject))) "
     "FROM fact WHERE fact.flow = flow.flow AND step IS NOT NULL))"
 )
 SUMMARY = (
@@ -239,18 +242,18 @@ class SqliteViewStore:
     def _insert(self, c: sqlite3.Connection, facts: Sequence[Fact]) -> dict[str, int]:
         """Insert facts that are not there yet; give the marks of each flow."""
         words = self._words.numbers
-        ids: dict[str, Key] = {}
+        ids: dict[str, Key | bytearray] = {}
         named: dict[tuple[str, str, str], tuple[int, int | None, int | None, int]] = {}
         marks: dict[str, int] = {}
         values: list[Any] = []
         for (flow, topic, partition, offset, own, kind, source, step, cause, subject, at, key,
              attempt, started, took, state, run, more) in facts:  # fmt: skip
             if flow not in ids:
-                ids[flow] = packed(flow)
+                ids[flow] = bound(packed(flow))
             if own not in ids:
-                ids[own] = packed(own)
+                ids[own] = bound(packed(own))
             if cause not in ids:
-                ids[cause] = packed(cause)
+                ids[cause] = bound(packed(cause))
             names = (kind, source, step)
             if names not in named:
                 named[names] = self._named(names)
@@ -258,8 +261,8 @@ class SqliteViewStore:
             marks[flow] = marks.get(flow, 0) | mark
             values += (
                 ids[flow], words[topic], partition, offset, ids[own], type_, source_, step_,
-                ids[cause], None if subject == cause else packed(subject), at, key, attempt,
-                started, took, words[state], run, more or None,
+                ids[cause], SAME if subject == cause else packed(subject), at, key, attempt,
+                started, took, words[state], run, more,
             )  # fmt: skip
         insert_rows(c, f"INSERT INTO fact ({FACT})", FACT_COLUMNS, values, "ON CONFLICT DO NOTHING")
         return marks
@@ -361,8 +364,8 @@ class SqliteViewStore:
             Fact(
                 unpacked(flow), texts[topic], partition, offset, unpacked(own), texts[kind],
                 texts[source or 0], texts[step or 0], unpacked(cause),
-                unpacked(cause if subject is None else subject), at, key, attempt, started, took,
-                texts[state], run, more or "",
+                unpacked(cause if subject == SAME else subject), at, key, attempt, started, took,
+                texts[state], run, more,
             )
             for (flow, topic, partition, offset, own, kind, source, step, cause, subject, at, key,
                  attempt, started, took, state, run, more)
