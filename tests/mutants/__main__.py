@@ -33,6 +33,12 @@ def main(only: str = typer.Option("", help="a part of a mutant's name")) -> None
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(AT_ONCE):
             copies.put(copied(Path(folder) / str(number)))
+        # Without a mutant all of them pass, or else their failing would show nothing.
+        unbroken = Mutant("none", "nothing", (), tuple({t: 0 for one in chosen for t in one.tests}))
+        text, failed = judged(unbroken, copies)
+        if failed:
+            typer.echo(f"✘ fails without any mutant: {text}")
+            raise typer.Exit(1)
         bad = 0
         for mutant, (text, caught) in zip(
             chosen, threads.map(lambda one: judged(one, copies), chosen), strict=True

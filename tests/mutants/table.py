@@ -21,6 +21,7 @@ STORE = "tests/contracts/test_sqlite.py::TestSqliteFileStore::"
 BROKER = "tests/contracts/test_sqlite.py::TestSqliteFileBroker::"
 ATTEMPTS = "tests/semantics/test_attempts.py::"
 COMPENSATION = "tests/semantics/test_compensation.py::"
+KEEPING = "tests/semantics/test_keeping.py::"
 LIFE = "tests/semantics/test_life.py::"
 ONCE = "tests/semantics/test_once.py::"
 UNKNOWN_COMMIT = "tests/semantics/test_unknown_commit.py::"
@@ -75,8 +76,8 @@ MUTANTS = (
             ),
             Patch(
                 APPLY,
-                '"INSERT INTO gate VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO NOTHING"',
-                '"INSERT OR REPLACE INTO gate VALUES (?, ?, ?, 1, ?, ?)"',
+                'f"INSERT INTO gate VALUES (?, ?, ?, 1, ?, ?, {LAST}) ON CONFLICT DO NOTHING"',
+                'f"INSERT OR REPLACE INTO gate VALUES (?, ?, ?, 1, ?, ?, {LAST})"',
             ),
         ),
         (f"{STORE}test_counted_side_by_side_nothing_is_lost",),
@@ -150,7 +151,7 @@ MUTANTS = (
     Mutant(
         "what is held in order of its arrival",
         "order per key and handler, through retries and crashes",
-        (Patch(APPLY, '        " ORDER BY offset LIMIT 1', '        " ORDER BY rowid LIMIT 1'),),
+        (Patch(APPLY, '" ORDER BY offset LIMIT 1', '" ORDER BY rowid LIMIT 1'),),
         (f"{STORE}test_a_held_delivery_waits_for_the_one_before_it",),
     ),
     Mutant(
@@ -178,8 +179,8 @@ MUTANTS = (
         (
             Patch(
                 "choreo/adapters/sqlite/store.py",
-                "        now = self._clock.now()\n",
-                "        now = self._clock.now() + 0.5\n",
+                "lambda c: due_rows(c, owned, now, ",
+                "lambda c: due_rows(c, owned, now + 0.5, ",
             ),
         ),
         (f"{STORE}test_a_timer_fires_in_time_and_once",),
@@ -307,9 +308,40 @@ MUTANTS = (
         (f"{UNKNOWN_COMMIT}test_what_was_parked_runs_when_it_is_due",),
     ),
     Mutant(
+        "floor not looked at",
+        "a record older than what is remembered is a dead letter, not run again",
+        (
+            Patch(
+                DECIDE,
+                "    if seen.floor is not None and forgotten(",
+                "    if False and forgotten(",
+            ),
+        ),
+        (f"{KEEPING}test_a_forgotten_record_that_comes_again_is_a_dead_letter",),
+    ),
+    Mutant(
+        "partition handed over at work",
+        "a partition moves once its member has come to rest in it",
+        (
+            Patch(
+                "choreo/adapters/sqlite/subscription.py",
+                "            await self._assignee.revoked(partitions)\n",
+                "            pass\n",
+            ),
+        ),
+        (f"{BROKER}test_a_partition_moves_once_its_member_has_come_to_rest",),
+    ),
+    Mutant(
         "no dead letter",
         "given up is never silent",
-        (Patch("choreo/step/failing.py", "        Publish(dead_letter(d, now, about)),\n", ""),),
+        (
+            Patch(
+                "choreo/step/failing.py",
+                """        Publish(dead_letter(d, now, about)),
+        Publish(note(d, "dead", now, reason=reason""",
+                """        Publish(note(d, "dead", now, reason=reason""",
+            ),
+        ),
         (f"{ATTEMPTS}test_when_attempts_are_used_up_a_dead_letter_keeps_the_very_bytes",),
     ),
     Mutant(
