@@ -19,6 +19,8 @@ from typing import Any, Self, TypeVar
 
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
 from choreo.adapters.sqlite.names import refuse_orphans
+from choreo.adapters.sqlite.survey import Survey
+from choreo.adapters.sqlite.survey import survey as survey_of
 from choreo.adapters.sqlite.tx import first_word
 from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.adapters.system import SystemClock
@@ -52,10 +54,12 @@ from choreo.worker import Limits, Worker
 
 __all__ = [
     "App",
+    "Survey",
     "database_path",
     "embedded",
     "open_broker",
     "open_views",
+    "survey",
     "system_clock",
     "transaction",
 ]
@@ -372,6 +376,15 @@ def open_views(folder: str | Path | None = None) -> ViewStore:
     """Open the tracker's views: `views.db`, beside the log."""
     path = database_path(folder)
     return SqliteViewStore(path if path == MEMORY else str(Path(path).with_name(VIEWS)))
+
+
+def survey(folder: str | Path | None = None, *, now: float, whole: bool = True) -> Survey:
+    """Look at the embedded deployment's file from outside: nothing is written.
+
+    `whole`: read all of it for damage. Raises StoreError where it is no store.
+    """
+    path = database_path(folder)
+    return survey_of(path, str(Path(path).with_name(VIEWS)), now=now, whole=whole)
 
 
 def database_path(folder: str | Path | None = None) -> str:

@@ -15,6 +15,7 @@ import typer
 from choreo.cli.auditing import run_audit
 from choreo.cli.checking import run_check
 from choreo.cli.configuring import show_config
+from choreo.cli.doctor import run_doctor
 from choreo.cli.graphing import show_graph
 from choreo.cli.publishing import publish_file, publish_one
 from choreo.cli.reading import SHOWN, list_flows, show_flow, since
@@ -62,8 +63,8 @@ app.add_typer(config, name="config")
 
 @app.callback()
 def _begin(context: typer.Context) -> None:
-    if context.invoked_subcommand == "config":
-        return  # it tells of all that is wrong, not of the first thing only
+    if context.invoked_subcommand in ("config", "doctor"):
+        return  # they tell of all that is wrong, not of the first thing only
     adopt_dotenv()
     Settings().check()
 
@@ -194,6 +195,19 @@ def graph(
 ) -> None:
     """Draw services, handlers and events, as text for Mermaid or Graphviz."""
     show_graph(Settings(folder, modules or ()), form, deployed=deployed)
+
+
+@app.command()
+def doctor(
+    folder: Folder = None,
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Without reading the whole file for damage.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Look at machine, settings, file, processes and what waits; write nothing."""
+    run_doctor(Settings(folder), quick=quick, as_json=json)
 
 
 @config.command("show")

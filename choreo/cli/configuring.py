@@ -11,7 +11,6 @@ from rich.text import Text
 
 from choreo.cli.output import cleaned, console, show_json
 from choreo.cli.settings import Setting, Settings
-from choreo.environment import adopt_dotenv
 from choreo.errors import ConfigurationError
 
 __all__ = ["hidden", "show_config"]
@@ -21,12 +20,7 @@ PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^@\s]*(?=@)")
 
 def show_config(settings: Settings, *, as_json: bool) -> None:
     """Show all settings; exit with 1 when something is wrong with one."""
-    wrong: list[ConfigurationError] = []
-    try:
-        adopt_dotenv()
-    except ConfigurationError as exc:
-        wrong.append(exc)
-    wrong += settings.wrong()
+    wrong = settings.wrong()
     rows = [] if wrong else settings.shown()
     if as_json:
         show_json(

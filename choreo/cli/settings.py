@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from choreo.app import database_path
-from choreo.environment import DOTENV, PREFIX, check_variable, dotenv, known, wrong
+from choreo.environment import DOTENV, PREFIX, adopt_dotenv, check_variable, dotenv, known, wrong
 from choreo.errors import ConfigurationError
 
 __all__ = ["Setting", "Settings"]
@@ -68,6 +68,10 @@ class Settings:
     def wrong(self) -> list[ConfigurationError]:
         """List everything that is wrong with the settings, not the first thing only."""
         found: list[ConfigurationError] = []
+        try:
+            adopt_dotenv()
+        except ConfigurationError as exc:
+            found.append(exc)
         variables = [
             partial(check_variable, name, "the environment") for name in sorted(os.environ)
         ]

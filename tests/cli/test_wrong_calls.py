@@ -18,7 +18,19 @@ def one_line(said: Said, code: str) -> str:
 def test_help_names_every_verb(terminal: Terminal) -> None:
     said = terminal.call("--help")
     assert said.code == 0
-    for verb in ("dev", "run", "tracker", "publish", "flows", "flow", "audit"):
+    for verb in (
+        "dev",
+        "run",
+        "tracker",
+        "publish",
+        "flows",
+        "flow",
+        "audit",
+        "check",
+        "graph",
+        "doctor",
+        "config",
+    ):
         assert f"  {verb} " in said.out
         assert terminal.call(verb, "--help").code == 0
 
