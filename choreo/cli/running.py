@@ -88,7 +88,10 @@ async def _ended(*tasks: asyncio.Task[None]) -> None:
 
 
 def run_tracker(settings: Settings) -> None:
-    """Keep the views up to date until SIGTERM or SIGINT, after whoever has work to do."""
+    """Keep the views up to date until SIGTERM or SIGINT, after whoever has work to do.
+
+    At a second signal the process ends at once: what was not written is read again.
+    """
     step_back()
     collect_rarely()
     with only_tracker(settings.database):
@@ -109,8 +112,17 @@ def collect_rarely() -> None:
 async def _track(broker: Broker, views: ViewStore, settings: Settings) -> None:
     tracker = Tracker(broker, views, clock())
     loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+
+    def end() -> None:
+        """Stop in order; at a second signal at once."""
+        if told.is_set():
+            os._exit(1)
+        told.set()
+        tracker.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, tracker.stop)
+        loop.add_signal_handler(number, end)
     try:
         await broker.ensure(())  # what can not be opened is told first, and alone
         await views.position()

@@ -7,17 +7,14 @@ from choreo.topology.cycles import cycles
 from choreo.topology.findings import Finding
 from choreo.topology.graph import Topology
 from choreo.topology.runs import Effort, scenes
-from choreo.topology.waiting import KEEP_S, waiting
+from choreo.topology.waiting import waiting
 from choreo.topology.wiring import wiring
 
 __all__ = ["check"]
 
 
-def check(topology: Topology, *, keep_s: float = KEEP_S) -> list[Finding]:
-    """Find what does not fit; the same topology always gives the same findings, sorted.
-
-    `keep_s` is how long a store remembers a flow, in seconds.
-    """
+def check(topology: Topology) -> list[Finding]:
+    """Find what does not fit; the same topology always gives the same findings, sorted."""
     effort = Effort()
     there = scenes(topology, effort)
     unread = [
@@ -32,7 +29,7 @@ def check(topology: Topology, *, keep_s: float = KEEP_S) -> list[Finding]:
         *wiring(topology),
         *cycles(topology),
         *coverage(topology, there),
-        *waiting(topology, there, keep_s),
+        *waiting(topology, there),
     }
     if effort.spent:
         found.add(

@@ -95,6 +95,7 @@ class ManifestDeclared(_Declared):
     """What a manifest says under `x-choreo`."""
 
     service: str
+    flow_keep_s: float | None = None
     handlers: tuple[HandlerDeclared, ...] = ()
     flows: tuple[FlowDeclared, ...] = ()
 

@@ -59,6 +59,7 @@ class Topology:
         self.of_service: dict[str, list[HandlerDeclared]] = {}
         self.flows: list[FlowSeen] = []
         self.seen: dict[str, list[EventSeen]] = {}
+        self.keeps_s: dict[str, float] = {}
         self.unread: list[str] = []
         for name in sorted(manifests):
             declared = declared_in(manifests[name])
@@ -67,6 +68,8 @@ class Topology:
                 continue
             mine = sorted(declared.handlers, key=lambda one: one.name)
             self.of_service[name] = mine
+            if declared.flow_keep_s is not None:
+                self.keeps_s[name] = declared.flow_keep_s
             self.handlers.update({one.name: one for one in mine})
             flows = sorted(declared.flows, key=lambda one: one.name)
             self.flows += [FlowSeen(name, flow) for flow in flows]

@@ -65,6 +65,7 @@ def manifest(service: Service) -> dict[str, Any]:
         "components": {"messages": messages, "schemas": schemas},
         "x-choreo": {
             "service": service.name,
+            "flow_keep_s": service.keep.flow_s,
             "handlers": [_handler(handler) for handler in service.handlers.values()],
             "flows": [_flow(flow) for flow in service.flows.values()],
             "views": views,

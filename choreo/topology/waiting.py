@@ -12,16 +12,14 @@ from choreo.topology.findings import Finding
 from choreo.topology.graph import FlowSeen, Topology, short
 from choreo.topology.runs import Run, Runs, Scene
 
-__all__ = ["KEEP_S", "waiting"]
+__all__ = ["waiting"]
 
 STEPS_MAX = 50
 DAY_S = 86_400.0
-KEEP_S = 400 * DAY_S
-"""How long a store keeps what it knows of a flow, unless it is told otherwise."""
 
 
-def waiting(topology: Topology, scenes: Sequence[Scene], keep_s: float) -> Iterator[Finding]:
-    """Look at joins and at flows. `keep_s`: how long a store remembers a flow."""
+def waiting(topology: Topology, scenes: Sequence[Scene]) -> Iterator[Finding]:
+    """Look at joins and at flows."""
     for join in topology.handlers_of("join"):
         for awaited in dict.fromkeys(
             frozenset(kinds) for kinds, missing in join.slots if not missing
@@ -34,13 +32,7 @@ def waiting(topology: Topology, scenes: Sequence[Scene], keep_s: float) -> Itera
         yield from _late(topology, scene.runs, flow)
         yield from _unseen(topology, scene.runs, flow)
         yield from _long(topology, scene.runs, flow)
-        if flow.flow.deadline_s is not None and flow.flow.deadline_s > keep_s:
-            yield Finding(
-                "CH1113", flow.name,
-                f"its deadline of {_time(flow.flow.deadline_s)} is longer than a store remembers "
-                f"a flow: {_time(keep_s)}",
-                "shorten deadline_s=, start a child flow a round, or keep flows for longer",
-            )  # fmt: skip
+        yield from _forgotten(topology, scene.runs, flow)
 
 
 def _endless(scene: Scene, join: HandlerDeclared, awaited: Events) -> Finding | None:
@@ -103,6 +95,21 @@ def _unseen(topology: Topology, runs: Runs, one: FlowSeen) -> Iterator[Finding]:
             "give the flow deadline_s=, or the handler an otherwise",
             at=handler.at,
         )  # fmt: skip
+
+
+def _forgotten(topology: Topology, runs: Runs, one: FlowSeen) -> Iterator[Finding]:
+    """Find services that forget a flow before it is over."""
+    deadline = one.flow.deadline_s
+    mine = {one.service, *(act.handler.partition(".")[0] for act in runs.acts.values())}
+    for name in sorted(mine & topology.keeps_s.keys()):
+        keeps = topology.keeps_s[name]
+        if deadline is not None and deadline > keeps:
+            yield Finding(
+                "CH1113", one.name,
+                f"its deadline of {_time(deadline)} is longer than {name} remembers a flow: "
+                f"{_time(keeps)}",
+                f"shorten deadline_s=, or give Service({name!r}) a longer flow_keep_s=",
+            )  # fmt: skip
 
 
 def _long(topology: Topology, runs: Runs, one: FlowSeen) -> Iterator[Finding]:

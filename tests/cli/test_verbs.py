@@ -222,6 +222,18 @@ def test_a_tracker_follows_until_it_is_told_to_go(served: Terminal, number: int)
     assert tracker.wait(WITHIN_S) == 0
 
 
+def test_a_second_signal_ends_a_tracker_at_once(served: Terminal) -> None:
+    tracker = served.start("tracker")
+    assert tracker.stdout is not None
+    assert "following" in tracker.stdout.readline()
+    os.kill(tracker.pid, signal.SIGSTOP)  # so that both have come when it goes on
+    tracker.send_signal(signal.SIGTERM)
+    tracker.send_signal(signal.SIGINT)
+    os.kill(tracker.pid, signal.SIGCONT)
+    assert tracker.wait(WITHIN_S) == 1
+    assert served.call("flows", "--json").code == 0
+
+
 def test_development_starts_again_after_a_change(shop: Terminal) -> None:
     process = shop.start("dev")
     assert process.stdout is not None

@@ -6,7 +6,6 @@
 import pytest
 
 from choreo import After, Event, Failure, Retry, Service
-from choreo.topology import check
 from tests.unit.checked import (
     Asked,
     Declined,
@@ -21,7 +20,6 @@ from tests.unit.checked import (
     asks,
     findings,
     found,
-    topology,
 )
 
 
@@ -297,16 +295,20 @@ def test_a_handler_and_its_stand_in_have_to_fit_the_deadline() -> None:
         asks(deadline_s=15), does))  # fmt: skip
 
 
-def test_a_store_has_to_remember_longer_than_the_flow_lasts() -> None:
-    does = Service("does")
+def test_a_service_has_to_remember_longer_than_the_flow_lasts() -> None:
+    def does(flow_keep_s: float) -> Service:
+        does = Service("does", inbox_keep_s=60, flow_keep_s=flow_keep_s)
 
-    @does.on(Asked)
-    async def hold(asked: Asked) -> Done | Gone: ...
+        @does.on(Asked)
+        async def hold(asked: Asked) -> Done | Gone: ...
 
-    assert found(asks(deadline_s=401 * 86_400), does) == [("CH1113", "asks.ask")]
-    together = topology(asks(deadline_s=3600), does)
-    assert [one.code for one in check(together, keep_s=3599)] == ["CH1113"]
-    assert check(together, keep_s=3600) == []
+        return does
+
+    assert found(asks(deadline_s=3600), does(3600)) == []
+    (one,) = findings(asks(deadline_s=3600), does(3599))
+    assert (one.code, one.place) == ("CH1113", "asks.ask")
+    assert "longer than does remembers a flow: 59.9833 min" in one.what
+    assert len(findings(asks(deadline_s=401 * 86_400), does(3600))) == 2
 
 
 # ── flows ────────────────────────────────────────────────────────────────────────────────
