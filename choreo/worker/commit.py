@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from choreo.errors import ChoreoError, DecodeError, StoreError
-from choreo.plan import Change, Plan, SetTimer, Settle, Status
+from choreo.errors import ChoreoError, DecodeError, FencedError, StoreError
+from choreo.plan import Change, Owned, Plan, SetTimer, Settle, Status
 from choreo.ports import UNWRITTEN, Applied, Want
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
 from choreo.worker.lane import Lane
@@ -17,6 +17,7 @@ from choreo.worker.runners import Runners
 __all__ = ["Committer"]
 
 log = logging.getLogger("choreo.worker")
+REVOKED_WITHIN_S = 15.0
 
 USELESS = frozenset(("CH4003", "CH4009"))
 """What makes a store useless for good: its file is damaged, or gone."""
@@ -29,6 +30,7 @@ class Committer:
         """`runners` decide on attempts that fail inside the transaction."""
         self._pipeline = pipeline
         self._runners = runners
+        self._fenced: set[Owned] = set()
         pipeline.settled = self._settled
         pipeline.drop = self._drop
         pipeline.decide_again = self._look_and_decide
@@ -175,14 +177,31 @@ class Committer:
         if not d.simple:
             self._noted(lane, d, changes)
         d.batch.left -= 1
-        lane.uncommitted = True
+        if not lane.uncommitted:
+            lane.uncommitted = True
+            self._pipeline.moved.set()
         self._ended(lane, d)
 
     def _drop(self, d: Delivery) -> None:
         """Leave a delivery to the process that has its partition now."""
         lane: Lane = d.lane
         lane.drop(d)
+        if d.owned is not None and not d.owned.lost and d.owned not in self._fenced:
+            self._fenced.add(d.owned)
+            self._pipeline.spawn(self._until_revoked(d.owned), "fenced")
         self._ended(lane, d)
+
+    async def _until_revoked(self, claim: Owned) -> None:
+        """The store says that a partition is another one's: soon the broker has to say so, too."""
+        await self._pipeline.sleep(REVOKED_WITHIN_S)
+        self._fenced.discard(claim)
+        if not claim.lost:
+            raise FencedError(
+                "another process has taken a partition over that the broker says is ours",
+                fix="give each deployment a broker and a store of its own; then start again",
+                service=claim.group,
+                partition=", ".join(f"{p.topic}-{p.number}" for p in claim.epochs),
+            )
 
     def _ended(self, lane: Lane, d: Delivery) -> None:
         pipeline = self._pipeline
@@ -246,6 +265,9 @@ class Committer:
         """Commit watermarks, now and then: the inbox makes it safe to be late."""
         pipeline = self._pipeline
         while True:
+            pipeline.moved.clear()
+            if not any(lane.uncommitted for lane in lanes):
+                await pipeline.moved.wait()
             await pipeline.sleep(pipeline.limits.commit_every_s)
             for lane in lanes:
                 if lane.uncommitted:

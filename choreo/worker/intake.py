@@ -86,6 +86,7 @@ class Intake:
         batch.left += added
         pipeline.in_flight += added
         lane.arrived(batch)
+        pipeline.moved.set()
         if pipeline.fresh:
             pipeline.fresh_added.set()
         pipeline.wake_runner()

@@ -104,6 +104,7 @@ class Pipeline:
         self.fresh_added = asyncio.Event()
         self.finished_added = asyncio.Event()
         self.room = asyncio.Event()
+        self.moved = asyncio.Event()  # there are offsets to commit
         self.wake_runner: Callable[[], None] = lambda: None
         self.settled: Callable[[Delivery], None] = lambda _: None
         self.drop: Callable[[Delivery], None] = lambda _: None

@@ -126,7 +126,7 @@ class Runners:
             if task is not None and task.cancelling():
                 raise
             await self.undo_and_fail(d, exc)  # something that the handler awaits was cancelled
-        except Exception as exc:  # noqa: BLE001 - whatever a handler raises is decided by step
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever it raises, step decides
             d.took = clock.elapsed() - begun
             await self.undo_and_fail(d, exc)
         else:

@@ -128,6 +128,7 @@ async def park(pipeline: Pipeline, d: Delivery) -> bool:
         d.batch.left -= 1
         d.batch = Batch(1)
         lane.uncommitted = True
+        pipeline.moved.set()
     d.timer = None
     d.seen, d.due_key = (d.run, d.attempt), due_key
     return True

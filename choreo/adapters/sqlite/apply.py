@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import bound, insert_rows
+from choreo.adapters.sqlite.database import TX_HOLD_S, TakenBackError
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.names import number_of
 from choreo.adapters.sqlite.prune import LAST
@@ -96,6 +97,7 @@ class ApplyWork:
     ) -> None:
         """Sort the plans and make the rows of the plain ones, on the loop."""
         self.weight = max(len(plans), 1)
+        self.again = all(plan.section is None for plan in plans)
         self._log = log
         self._names = names
         self._plans = plans
@@ -142,6 +144,8 @@ class ApplyWork:
 
     def perform(self, connection: sqlite3.Connection) -> None:
         """Write the plans, each as a whole or not at all."""
+        self._results = [None] * len(self._plans)
+        self._records, self._first, self._rest = [], 0, []
         self._drop_stale(connection)
         plain = [index for index in self._plain if self._results[index] is None]
         one_by_one = [index for index in self._other if self._results[index] is None]
@@ -214,6 +218,8 @@ class ApplyWork:
             if not nested:
                 connection.execute("RELEASE plan")
             return
+        if not connection.in_transaction:  # SQLite took everything back
+            raise TakenBackError("taken back with the step of another", fix="wait")
         connection.execute("ROLLBACK TO plan")
         connection.execute("RELEASE plan")
         del self._records[before:]
@@ -240,6 +246,7 @@ class ApplyWork:
         of a piece are written at once, and whoever has none is run; the others look first.
         """
         last = time.perf_counter() + SECTIONS_S
+        self._log.database.hold_until = time.perf_counter() + TX_HOLD_S
         kept: list[tuple[Change, ...]] = []
         claimed = [index for index in indexes if self._plans[index].changes]
         looking = [index for index in indexes if not self._plans[index].changes]
@@ -263,6 +270,7 @@ class ApplyWork:
             else:
                 self._rest.append(index)
         records = [change.record for left in kept for change in left if isinstance(change, Publish)]
+        self._log.database.hold_until = None
         self._append(connection, records, self._log.rows(records))
 
     def _claim(self, connection: sqlite3.Connection, piece: list[int]) -> bool:
@@ -375,7 +383,7 @@ class ApplyWork:
     def finish(self, error: BaseException | None) -> None:
         """Hand over what was published, and answer."""
         if error is not None:
-            self._results = [error] * len(self._plans)
+            self._results = [_own_fault(result) or error for result in self._results]
         else:
             self._log.appended(self._records, self._first)
             if self._rest:
@@ -398,6 +406,11 @@ class ApplyWork:
 
         done.add_done_callback(merge)
         self._log.database.submit(ApplyWork(self._log, self._names, plans, done))
+
+
+def _own_fault(result: Applied | BaseException | None) -> BaseException | None:
+    """Give what a plan has failed by itself, whatever became of the others."""
+    return result if isinstance(result, BaseException) else None
 
 
 def is_plain(changes: Sequence[Change], topics: Container[str]) -> bool:

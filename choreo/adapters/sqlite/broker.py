@@ -144,6 +144,7 @@ class _Append:
         self._records = [record for records, _, _ in pending for record in records]
         self._rows = [value for _, rows, _ in pending for value in rows]
         self.weight = len(self._records)
+        self.again = True
         self._first = 0
 
     def perform(self, connection: sqlite3.Connection) -> None:

@@ -23,11 +23,21 @@ from choreo.adapters.sqlite.samefile import SameFile
 from choreo.adapters.sqlite.schema import SCHEMA, VERSION
 from choreo.errors import BrokerClosedError, StoreError, StoreUnavailableError
 
-__all__ = ["Database", "Work", "last_position", "translate", "translated"]
+__all__ = [
+    "TX_HOLD_S",
+    "Database",
+    "TakenBackError",
+    "Work",
+    "last_position",
+    "translate",
+    "translated",
+]
 
 T = TypeVar("T")
 
 BUSY_RETRY_S = 0.0002
+TX_HOLD_S = 10.0
+OPERATIONS_BETWEEN_LOOKS = 1_000_000
 BUSY_MAX_S = 10.0
 GROUP_WEIGHT_MAX = 256
 STATEMENTS_CACHED = 512
@@ -36,9 +46,10 @@ MEMORY = ":memory:"
 
 
 class Work(Protocol):
-    """Something to do inside the next write transaction."""
+    """Something to do inside the next write transaction; `again` if it can be done once more."""
 
     weight: int
+    again: bool
 
     def perform(self, connection: sqlite3.Connection) -> None:
         """Do it, in the writer's thread. An exception undoes this work alone."""
@@ -47,6 +58,10 @@ class Work(Protocol):
     def finish(self, error: BaseException | None) -> None:
         """Hear, in the loop, that it is committed, or why it is not."""
         ...
+
+
+class TakenBackError(StoreUnavailableError):
+    """SQLite rolled the whole transaction back, because of one statement in it."""
 
 
 @contextmanager
@@ -75,6 +90,10 @@ def translate(error: sqlite3.Error, where: str) -> StoreError:
         sqlite3.SQLITE_IOERR,
     ):
         return StoreUnavailableError(text, fix="free the disk or end what holds it", at=where)
+    if code == sqlite3.SQLITE_INTERRUPT:
+        fix = "look at the statement's plan: EXPLAIN QUERY PLAN; it holds up every writer"
+        return StoreError(f"a Tx was open for more than {TX_HOLD_S:g} s: rolled back",
+                          code="CH4007", fix=fix, at=where)  # fmt: skip
     fix = "correct the statement or its values"
     return StoreError(f"a statement failed: {text}", code="CH4006", fix=fix, at=where)
 
@@ -93,6 +112,7 @@ class Database:
         self._opening: asyncio.Future[None] | None = None
         self._users = 0
         self.closed = False
+        self.hold_until: float | None = None  # of the sections that run now
         self.busy = 0
         # The end of what we appended last, known before anybody can see that commit.
         self.own_end = 0
@@ -210,6 +230,7 @@ class Database:
             with translated(self.path):
                 connection = self.connect()
                 self._prepare(connection)
+                connection.set_progress_handler(self._held_too_long, OPERATIONS_BETWEEN_LOOKS)
                 reader = connection if self.memory else self.connect()
                 self.same.check()
         except BaseException as exc:  # noqa: BLE001 - handed over to whoever opens
@@ -227,8 +248,12 @@ class Database:
         while more:
             group, more = self._next_group(waiting)
             if group:
-                self._write_group(connection, group)
+                waiting.extendleft(reversed(self._write_group(connection, group)))
         connection.close()
+
+    def _held_too_long(self) -> bool:
+        """Tell SQLite, in the middle of a statement, whether to give up."""
+        return self.hold_until is not None and time.perf_counter() > self.hold_until
 
     def _next_group(self, waiting: deque[Work]) -> tuple[list[Work], bool]:
         """Take what waits, up to a group's weight; wait for the first."""
@@ -249,7 +274,8 @@ class Database:
             group.append(work)
             weight += work.weight
 
-    def _write_group(self, connection: sqlite3.Connection, group: list[Work]) -> None:
+    def _write_group(self, connection: sqlite3.Connection, group: list[Work]) -> list[Work]:
+        """Write a group; give what is to be written again, through no fault of its own."""
         outcomes: list[BaseException | None] = []
         before = self.own_end
         try:
@@ -266,8 +292,13 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             self.own_end, self.doubtful = before, True
+            again = [work for work in group if work.again and isinstance(exc, TakenBackError)]
+            group = [work for work in group if work not in again]
             outcomes = [exc] * len(group)
+        else:
+            again = []
         self._hand_over(lambda: self._finish(group, outcomes))
+        return again
 
     def _look(self, connection: sqlite3.Connection) -> int:
         """See, as a transaction begins, what others have written; give the end of the log."""
@@ -398,6 +429,7 @@ class _Inline:
 
 class _Read:
     weight = 1
+    again = True
 
     def __init__(self, run: Callable[[], None]) -> None:
         self._run = run
@@ -412,6 +444,7 @@ class _Read:
 
 class _Call:
     weight = 1
+    again = True
 
     def __init__(self, fn: Callable[[sqlite3.Connection], Any], done: asyncio.Future[Any]) -> None:
         self._fn = fn

@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import select_rows
+from choreo.adapters.sqlite.database import TX_HOLD_S
 from choreo.adapters.sqlite.members import alive, holder_name
 from choreo.adapters.sqlite.names import known
 from choreo.adapters.sqlite.prune import floors_of, place_of
@@ -29,7 +30,6 @@ __all__ = [
     "take_over",
 ]
 
-TX_HOLD_S = 10.0
 NO_GATE = GateSeen(0, closed=False, members=b"")
 NO_STATE = StateSeen(0, None)
 NOTHING = Seen()
@@ -276,6 +276,7 @@ class Session:
     """A Tx outside of any step: the writer waits for its statements until it ends."""
 
     weight = 256
+    again = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer on this loop."""
