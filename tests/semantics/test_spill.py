@@ -144,6 +144,9 @@ async def test_whatever_ends_when_order_is_kept_and_all_is_done_once(
             for key in "abcde":
                 await app.publish(Put(key=key, n=n))
         await belt.until(a=20, b=20, c=20, d=20, e=20)
+        async with asyncio.timeout(WITHIN_S):
+            while len(belt.ask("SELECT 1 FROM belt_kept")) < 100:  # noqa: ASYNC110 - it is a file
+                await asyncio.sleep(0.02)
     assert belt.taken() == {key: list(range(20)) for key in "abcde"}
     assert max(Counter(runs).values()) == 1
     kept = belt.ask("SELECT key, n FROM belt_kept ORDER BY rowid")
