@@ -18,15 +18,18 @@ from choreo.errors import (
     NotDone,
     SchemaIncompatibleError,
     TxOpenError,
+    UnknownOutcomeError,
 )
 from choreo.plan import Memo
 
-__all__ = ["UNDO", "Context", "Failure", "Memory", "State", "UndoFirst"]
+__all__ = ["ANSWER", "UNDO", "AskFirst", "Context", "Failure", "Memory", "State", "UndoFirst"]
 
 T = TypeVar("T")
 
 UNDO = "undo "
 """Begins the name of the call that undoes a call."""
+ANSWER = "answer "
+"""Begins the name under which an operator's word for what a call gave is kept."""
 
 
 class State(BaseModel):
@@ -154,6 +157,10 @@ class Memory(Protocol):
         """Give what is known of the call."""
         ...
 
+    def answer(self, name: str) -> bytes | None:
+        """Give what an operator says that the call gave."""
+        ...
+
     async def remember(
         self, name: str, state: Memo, result: bytes, *, undo: bool = False
     ) -> tuple[Memo, bytes]:
@@ -174,6 +181,15 @@ class UndoFirst(BaseException):
     """Undoing this step's outside calls has begun: its handler may do nothing more."""
 
 
+class AskFirst(BaseException):
+    """The step may not go on before an operator has said what became of a call."""
+
+    def __init__(self, error: UnknownOutcomeError) -> None:
+        """Say which call, and why it is not known."""
+        super().__init__(str(error))
+        self.error = error
+
+
 class Context:
     """One delivery, as its handler may see it.
 
@@ -182,6 +198,7 @@ class Context:
     """
 
     __slots__ = (
+        "_asking",
         "_called",
         "_memory",
         "_tx_open",
@@ -206,6 +223,7 @@ class Context:
         self._tx_open = False
         self._undoing = memory.undoing
         self._called: set[str] = set()
+        self._asking: AskFirst | None = None
 
     @property
     def now(self) -> datetime:
@@ -218,7 +236,9 @@ class Context:
         self._tx_open = True
 
     def go_on(self) -> None:
-        """Raise UndoFirst when the handler may do nothing more."""
+        """Raise UndoFirst, or AskFirst, when the handler may do nothing more."""
+        if self._asking is not None:
+            raise self._asking
         if self._undoing:
             raise UndoFirst
 
@@ -235,6 +255,7 @@ class Context:
         *,
         returns: type[T],
         undo: Callable[[T], object] | None = None,
+        at_most: bool = False,
     ) -> T: ...
 
     @overload
@@ -244,6 +265,7 @@ class Context:
         fn: Callable[[], object],
         *,
         undo: Callable[[None], object] | None = None,
+        at_most: bool = False,
     ) -> None: ...
 
     async def once(
@@ -253,6 +275,7 @@ class Context:
         *,
         returns: Any = None,
         undo: Callable[[Any], object] | None = None,
+        at_most: bool = False,
     ) -> Any:
         """Call the outside: intent before, result after, and after that never again.
 
@@ -260,6 +283,8 @@ class Context:
         `idempotency_key`: give it to the other side. An exception leaves the outcome
         unknown and is tried again until it is known; `NotDone` says that nothing happened.
         `undo(result)` runs, in reverse order of the calls, when the step finally fails.
+        `at_most`: a call whose outcome is not known is never made again; the delivery
+        becomes a dead letter until an operator says what came of it.
         Raises TxOpenError after the first statement of a Tx.
         """
         if self._tx_open:
@@ -280,11 +305,16 @@ class Context:
         if known is None or known[0] is not Memo.RESULT:
             self.go_on()
         adapter: TypeAdapter[Any] = TypeAdapter(returns or type(None))
+        answer = self._memory.answer(name)
+        if known is not None and known[0] is Memo.INTENT and answer is not None:
+            known = await self._answered(name, answer, adapter, undo=undo is not None)
         if known is None or known[0] is not Memo.RESULT:
+            if at_most and known is not None and known[0] is Memo.INTENT:
+                raise self._ask(name, "it was begun, and no result was written down")
             if known is None or known[0] is Memo.CLOSED:
                 known = await self._memory.remember(name, Memo.INTENT, b"")
             if known[0] is not Memo.RESULT:
-                known = await self._call(name, fn, adapter, undo=undo is not None)
+                known = await self._call(name, fn, adapter, undo=undo is not None, at_most=at_most)
         try:
             result = adapter.validate_json(known[1])
         except ValidationError as exc:
@@ -298,17 +328,30 @@ class Context:
         return result
 
     async def _call(
-        self, name: str, fn: Callable[[], Any], adapter: TypeAdapter[Any], *, undo: bool
+        self,
+        name: str,
+        fn: Callable[[], Any],
+        adapter: TypeAdapter[Any],
+        *,
+        undo: bool,
+        at_most: bool,
     ) -> tuple[Memo, bytes]:
         try:
             result = await _maybe_await(fn())
         except NotDone:
             await self._memory.remember(name, Memo.CLOSED, b"")
             raise
+        except Exception as exc:
+            if at_most:
+                raise self._ask(name, f"{type(exc).__name__}: {exc}") from exc
+            raise
         try:
             adapter.validate_python(result, strict=False)
             data = adapter.dump_json(result)
         except ValueError as exc:
+            if at_most:
+                what = f"it gave {type(result).__name__}, which returns= does not name"
+                raise self._ask(name, what) from exc
             raise HandlerError(
                 f"once: the call gave {type(result).__name__}, which returns= does not name",
                 code="CH5005",
@@ -316,6 +359,28 @@ class Context:
                 call=name,
             ) from exc
         return await self._memory.remember(name, Memo.RESULT, data, undo=undo)
+
+    async def _answered(
+        self, name: str, answer: bytes, adapter: TypeAdapter[Any], *, undo: bool
+    ) -> tuple[Memo, bytes]:
+        """Take an operator's word for what the call gave."""
+        try:
+            data = adapter.dump_json(adapter.validate_json(answer))
+        except ValueError as exc:
+            what = "the answer given is not what returns= names"
+            raise self._ask(name, what) from exc
+        return await self._memory.remember(name, Memo.RESULT, data, undo=undo)
+
+    def _ask(self, name: str, what: str) -> AskFirst:
+        self._asking = AskFirst(
+            UnknownOutcomeError(
+                f"a call that may be made once at most may have had its effect: {what}",
+                fix="find out from the other side, then"
+                f" `choreo dead redrive ID --answer {name}=…`: what it gave as JSON, or not-done",
+                call=name,
+            )
+        )
+        return self._asking
 
     async def undo_all(self) -> None:
         """Undo, in reverse, what asked for it; each undo is itself made once."""

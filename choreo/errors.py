@@ -15,7 +15,8 @@
     │   ├── StoreUnavailableError       (transient)
     │   └── StoreConflictError          (transient)
     ├── HandlerError
-    │   └── HandlerTimeoutError         (transient)
+    │   ├── HandlerTimeoutError         (transient)
+    │   └── UnknownOutcomeError
     ├── TxOpenError
     └── OutcomeTimeoutError             (transient)
 
@@ -52,6 +53,7 @@ __all__ = [
     "StoreUnavailableError",
     "TopologyError",
     "TxOpenError",
+    "UnknownOutcomeError",
 ]
 
 
@@ -173,6 +175,12 @@ class HandlerTimeoutError(HandlerError):
 
     code = "CH5001"
     transient = True
+
+
+class UnknownOutcomeError(HandlerError):
+    """A call that may be made once at most may have had its effect: an operator has to say."""
+
+    code = "CH5013"
 
 
 class TxOpenError(ChoreoError):

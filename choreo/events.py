@@ -58,10 +58,13 @@ UNDOES = "choreo-undoes"
 VOID = "choreo-void"
 FAILURE = "choreo-failure"
 FLOW_NAME = "choreo-flow"
+EDITED = "choreo-edited"  # the step that runs it; nobody takes it from the topic
 
 STEPS_TOPIC = "choreo.steps"
 DEAD_TOPIC = "choreo.dead"
 MANIFESTS_TOPIC = "choreo.manifests"
+CONTROL_TOPIC = "choreo.control"
+CONTROL_TYPE = f"{CONTROL_TOPIC}.Requested"
 
 ROOT, DERIVED = 7, 8
 TIMED = frozenset((ROOT, DERIVED))

@@ -63,7 +63,8 @@ class Source(NamedTuple):
 class Parked(NamedTuple):
     """What a parked or dead row keeps beside its status.
 
-    `due` in epoch seconds; None waits for the delivery before it in its `chain`.
+    `due` in epoch seconds; None waits for the delivery before it in its `chain`. Later
+    deliveries of a chain that is not "" wait behind it, also while it is dead.
     """
 
     run: int
@@ -79,7 +80,8 @@ class Settle(NamedTuple):
 
     `seen` is the (run, attempt) of the parked row that this outcome replaces; None: there
     was no row. A settle that loses makes its plan a duplicate, unless it is a `spawn`: a
-    delivery of its own that the plan creates, and that may exist already.
+    delivery of its own that the plan creates, and that may exist already. `dead`: the row
+    that it replaces is a dead letter; one that is none any more is a conflict.
     """
 
     handler: str
@@ -90,6 +92,12 @@ class Settle(NamedTuple):
     seen: tuple[int, int] | None = None
     parked: Parked | None = None
     spawn: bool = False
+    dead: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether what comes later in its chain waits behind it."""
+        return self.parked is not None and bool(self.parked.chain)
 
 
 class Publish(NamedTuple):

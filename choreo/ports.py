@@ -104,10 +104,7 @@ class Subscription(Protocol):
         ...
 
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Set where the group goes on: per partition the offset to read next.
-
-        Passes over partitions that are not ours any more.
-        """
+        """Set the offset to read next per partition; those not ours any more are passed over."""
         ...
 
     async def close(self) -> None:
@@ -220,7 +217,7 @@ class Want(NamedTuple):
 
     The first Want that names a handler may name its `former` names: what was written under
     them, by whomever, is found under the present one from then on, and the other way round.
-    `source` is where a record was polled, None for what was parked and for timers.
+    `source`: where a record was polled, if it was; `target`: another delivery it is about.
     """
 
     handler: str
@@ -230,13 +227,14 @@ class Want(NamedTuple):
     memos: bool = False
     former: tuple[str, ...] = ()
     source: Source | None = None
+    target: Want | None = None
 
 
 class Seen(NamedTuple):
     """What `load` read for one Want. `status` None: no inbox row.
 
-    Then `floor` is that of the record's partition, if one has risen: rows that were before
-    it may be gone.
+    Then `floor` is that of the record's partition, if one has risen: rows from before it may
+    be gone. `kept` is what a parked or dead row has, `target` what is seen of the Want's own.
     """
 
     status: Status | None = None
@@ -248,6 +246,8 @@ class Seen(NamedTuple):
     state: StateSeen | None = None
     memos: Mapping[str, tuple[Memo, bytes]] = {}
     floor: Floor | None = None
+    kept: Parked | None = None
+    target: Seen | None = None
 
 
 ORPHANS = Partition("", 0)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from choreo.audit.case import Case, Declared, id_of, is_void, shown, time_of
-from choreo.events import CAUSE, CAUSES, FLOW, STEP, TYPE, UNDOES, Record
+from choreo.events import CAUSE, CAUSES, EDITED, FLOW, STEP, TYPE, UNDOES, Record
 from choreo.plan import Status
 
 __all__ = ["ALWAYS", "AT_REST", "Invariant"]
@@ -135,12 +135,12 @@ def not_early(case: Case) -> Iterator[str]:
 
 
 def held(case: Case) -> Iterator[str]:
-    """What waits for another delivery of its chain is behind one that will run."""
+    """What waits for another delivery of its chain is behind one that will run, or is held."""
     for row in case.evidence.rows(
         "SELECT name.text AS handler, subject, chain FROM inbox AS behind"
         " JOIN name ON name.id = behind.handler WHERE status = 1 AND due IS NULL"
         " AND NOT EXISTS (SELECT 1 FROM inbox AS ahead WHERE ahead.handler = behind.handler"
-        " AND ahead.chain = behind.chain AND ahead.status = 1 AND ahead.due IS NOT NULL)"
+        " AND ahead.chain = behind.chain AND (ahead.status = 3 OR ahead.due IS NOT NULL))"
     ):
         subject = bytes(row["subject"]).hex()
         yield f"{row['handler']} {subject} is held in chain {row['chain']!r} behind nothing"
@@ -231,7 +231,7 @@ def ended(case: Case) -> Iterator[tuple[str, str, list[Record]]]:
         flow_id = record.headers.get(FLOW) or id_of(record)
         if kind in starts:
             begun.setdefault(flow_id, kind)
-        if kind in end_types:
+        if kind in end_types and EDITED not in record.headers:
             ends[flow_id].setdefault(id_of(record), record)
     for flow_id, kind in begun.items():
         flow = starts[kind]
@@ -243,7 +243,7 @@ def untaken(case: Case) -> Iterator[tuple[Record, str, str]]:
     """List records that a taker has no row for: record, taker, service."""
     for index, record in case.records:
         takers = case.takers.get(record.headers.get(TYPE, ""), ())
-        if not takers or is_void(record):
+        if not takers or is_void(record) or EDITED in record.headers:
             continue
         subject = case.subject(id_of(record))
         for taker in takers:

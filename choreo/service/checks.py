@@ -42,6 +42,10 @@ def check_handler(handler: Handler) -> None:  # noqa: C901 - a list of checks, n
         raise ConfigurationError(
             "a handler that takes Tx must be async", code="CH1004", fix="async def", handler=name
         )
+    if handler.visits_max is not None and handler.visits_max < 1:
+        raise ConfigurationError(
+            "visits_max must be at least 1", code="CH1011", fix="correct it", handler=name
+        )
     for kind, most in ((ParamKind.STATE, 1), (ParamKind.TX, 1), (ParamKind.CONTEXT, 1)):
         if sum(param.kind is kind for param in signature.params) > most:
             raise _wrong(f"takes more than one {kind.value}", "take one", name)

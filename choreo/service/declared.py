@@ -50,6 +50,8 @@ class Handler:
     `nothing` what tells that there was nothing to undo; for `expects`, `on` are the events
     waited for and `inputs` those after which; `of` is the handler that an `otherwise`
     stands in for. `by` narrows the scope to fields of the events. `was` are former names.
+    With `hold` a dead letter keeps its key waiting; in one scope it runs `visits_max` times
+    at most.
     """
 
     name: str
@@ -66,3 +68,5 @@ class Handler:
     retry: Retry = Retry()
     timeout_s: float | None = None
     was: tuple[str, ...] = ()
+    hold: bool = False
+    visits_max: int | None = None

@@ -69,11 +69,18 @@ class Service:
         retry: Retry = DEFAULT_RETRY,
         timeout_s: float | None = None,
         unless: Events = (),
+        visits_max: int | None = None,
+        hold: bool = False,
         by: str | tuple[str, ...] = (),
         name: str | None = None,
         was: str | tuple[str, ...] = (),
     ) -> Callable[[F], F]:
-        """Handle any of these events. `unless=F`: not after F in this scope."""
+        """Handle any of these events. `unless=F`: not after F in this scope.
+
+        `visits_max`: how often it may run in one scope (flow and branch, or `by`); what comes
+        then is given up. `hold`: what comes later with its key waits behind a dead letter,
+        until that is redriven or discarded.
+        """
         if any(inspect.isfunction(event) for event in events):
             raise ConfigurationError(
                 "on without its events, and without parentheses",
@@ -91,6 +98,7 @@ class Service:
                     full, Kind.ON, fn, signature, inputs,
                     by=_names(by), unless=_events(unless, "unless=", full),
                     retry=retry, timeout_s=timeout_s, was=self._former(was),
+                    hold=hold, visits_max=visits_max,
                 ),
                 fn,
             )  # fmt: skip

@@ -5,7 +5,7 @@ answers with the Plan to be written. It performs nothing, so that simulation, re
 production run the very same code.
 """
 
-from choreo.step.compiled import Compiled, compiled
+from choreo.step.compiled import Compiled, compiled, route_of
 from choreo.step.decide import (
     MoreGates,
     StepVoid,
@@ -13,7 +13,6 @@ from choreo.step.decide import (
     before_run,
     claim,
     intent,
-    route_of,
     skipped,
     subject_event,
     void,

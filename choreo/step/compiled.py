@@ -9,6 +9,8 @@ from choreo.codec import JSON_TYPE
 from choreo.errors import ConfigurationError
 from choreo.events import (
     CONTENT_TYPE,
+    CONTROL_TOPIC,
+    CONTROL_TYPE,
     FAILURE,
     SOURCE,
     SPEC_VERSION,
@@ -19,9 +21,11 @@ from choreo.events import (
 from choreo.policies import Retry
 from choreo.service import Flow, Handler, Kind, Outputs, Param, ParamKind, Service, Signature
 from choreo.service.outputs import outputs_of
+from choreo.step.control import control_name
 from choreo.step.delivery import OutputSpec, Role, Route
+from choreo.step.failing import quarantine_name
 
-__all__ = ["Compiled", "compiled"]
+__all__ = ["Compiled", "compiled", "route_of"]
 
 
 class Compiled:
@@ -77,9 +81,35 @@ def compiled(service: Service, resources: Mapping[type, Any]) -> Compiled:
     for handler in handlers:
         if handler.of is not None:
             made.by_name[handler.of.name].otherwise = made.by_name[handler.name]
+    for handler in _asides(service):
+        route = Route(handler.name, Role.CONTROL, handler, service.name)
+        route.find = lambda name: route_of(made.by_name, name, made.former)
+        route.takers = lambda kind: made.by_type.get(kind, ())
+        made.by_name[route.name] = route
+    listed[CONTROL_TYPE] = [made.by_name[control_name(service.name)]]
+    topics[CONTROL_TOPIC] = None
     made.by_type = {kind: tuple(routes) for kind, routes in listed.items()}
     made.topics = tuple(topics)
     return made
+
+
+def route_of(routes: Mapping[str, Route], name: str, former: Mapping[str, str]) -> Route | None:
+    """Find the route of a row in the inbox or a timer, by its present or a former name."""
+    if name in routes:
+        return routes[name]
+    base, mark, role = name.partition("!")
+    return routes.get(f"{former.get(base, base)}{mark}{role}")
+
+
+def _asides(service: Service) -> Iterable[Handler]:
+    """Stand for what a service does itself: what operators ask for, and what it sets aside."""
+
+    async def nothing(event: Event) -> None:
+        del event
+
+    for name in (control_name(service.name), quarantine_name(service.name)):
+        signature = Signature((), outputs_of(None, name=name), sync=False)
+        yield Handler(name, Kind.ON, nothing, signature, ())
 
 
 def _marks(handler: Handler) -> Iterable[tuple[Role, tuple[type[Event], ...]]]:
@@ -118,7 +148,11 @@ def _handle_route(
     route.memos = route.context
     route.slots = signature.events() if handler.kind is Kind.JOIN else ()
     gates = (*route.effects, *route.triggers, *route.closes, *handler.unless)
-    route.gated = bool(gates) or (handler.of or handler).kind is Kind.EXPECTS
+    route.gated = (
+        bool(gates)
+        or handler.visits_max is not None
+        or (handler.of or handler).kind is Kind.EXPECTS
+    )
     route.unseen = (
         handler.kind is Kind.ON and not route.gated and route.state is None and not route.context
     )

@@ -21,8 +21,20 @@ from choreo.plan import (
 )
 from choreo.ports import Seen, Want
 from choreo.service import After, Cancel, Handler, Kind
-from choreo.step.delivery import Delivery, Role, Route
-from choreo.step.failing import effect_gates, finish_timer, forgotten, not_again, release, settle
+from choreo.step.control import decide_control, target_of
+from choreo.step.delivery import Delivery, Role
+from choreo.step.failing import (
+    effect_gates,
+    finish_timer,
+    forgotten,
+    given_up,
+    not_again,
+    quarantined,
+    release,
+    settle,
+    visited,
+    visits,
+)
 from choreo.step.gates import UndoGate, closed_expectation, gate_scope, members_of
 from choreo.step.marks import decide_mark
 from choreo.step.parking import frozen
@@ -35,7 +47,6 @@ __all__ = [
     "before_run",
     "claim",
     "intent",
-    "route_of",
     "skipped",
     "subject_event",
     "void",
@@ -69,8 +80,10 @@ def subject_event(d: Delivery) -> Event:
 def want(d: Delivery) -> Want:
     """Say what has to be seen before this delivery can be decided."""
     route = d.route
+    if route.role is Role.CONTROL:
+        return Want(d.name, d.subject, target=target_of(d))
     if route.unseen:
-        return new(Want, (d.name, d.subject, d.more, None, False, (), _polled(d)))
+        return new(Want, (d.name, d.subject, d.more, None, False, (), _polled(d), None))
     gates = (*_gates_of(d), *d.more) if route.gated else d.more
     state = None
     if route.state is not None and issubclass(route.state, State):
@@ -104,6 +117,8 @@ def _gates_of(d: Delivery) -> tuple[GateKey, ...]:
     keys += [GateKey("expects", h.name, gate_scope(h, d.record, event)) for h in route.closes]
     if handler.unless:
         keys.append(GateKey("unless", handler.name, scope))
+    if handler.visits_max is not None:
+        keys.append(GateKey("visits", handler.name, scope))
     if base.kind is Kind.EXPECTS:
         keys.append(GateKey("expects", base.name, gate_scope(base, d.record, event)))
     return tuple(keys)
@@ -118,6 +133,8 @@ def before_run(d: Delivery, seen: Seen, now: float) -> Plan | None:
     if seen.floor is not None and forgotten(d, seen.floor):
         return not_again(d, now)
     route = d.route
+    if route.role is Role.CONTROL:
+        return Plan(d.owned, tuple(decide_control(d, seen, now)))
     if route.role is not Role.HANDLE:
         return Plan(d.owned, tuple(decide_mark(d, seen, now)))
     if not route.gated:
@@ -135,6 +152,19 @@ def before_run(d: Delivery, seen: Seen, now: float) -> Plan | None:
             changes += release(d, seen)
             changes.append(Publish(note(d, "void", now, reason=reason)))
             return Plan(d.owned, tuple(changes))
+    return _used_up(d, seen, now)
+
+
+def _used_up(d: Delivery, seen: Seen, now: float) -> Plan | None:
+    """Give up a visit beyond `visits_max`; not one that has called the outside, nor a redrive."""
+    most = d.route.handler.visits_max
+    if most is None or d.run or d.intended:
+        return None
+    for key, gate in seen.gates.items():
+        if key.kind == "visits" and key.name == d.route.handler.name and visits(gate) >= most:
+            message = f"CH5014 it has run {most} times in {key.scope}, as often as it may"
+            about = {"error": "HandlerError", "message": message}
+            return given_up(d, seen, now, "visits used up", about, counted=False)
     return None
 
 
@@ -154,11 +184,11 @@ def skipped(d: Delivery, seen: Seen, now: float) -> Plan:
     """Leave a delivery that was settled before. The same record again leaves no trace."""
     if d.seen is not None or d.timer is not None or seen.source == d.source:
         return Plan(d.owned, ())
+    if seen.payload_hash not in (b"", d.payload_hash):
+        return quarantined(d, seen, now)
     if d.route.role is not Role.HANDLE:
         return Plan(d.owned, ())
     reason = "the event came before"
-    if seen.payload_hash not in (b"", d.payload_hash):
-        reason = "an event of this id but other content came before"
     place = f"{d.source.topic}-{d.source.partition}-{d.source.offset}"
     return Plan(d.owned, (Publish(note(d, "duplicate", now, reason=reason, place=place)),))
 
@@ -269,6 +299,8 @@ class _Left:
             changes += self.timers
         if route.handler.unless:
             changes += self._touched("unless", route.handler)
+        if not void:
+            changes += visited(d, self.seen)
         if (base := route.handler.of or route.handler).kind is Kind.EXPECTS:
             changes += self._touched("expects", base, closed=True)
         # A step's own events come before what follows from them, on every topic.
@@ -330,11 +362,3 @@ def _saved(d: Delivery, seen: Seen, state: State) -> list[Change]:
 def void(record: Record) -> bool:
     """Tell whether handlers skip this record: its scope was closed when it was published."""
     return VOID in record.headers
-
-
-def route_of(routes: dict[str, Route], name: str, former: dict[str, str]) -> Route | None:
-    """Find the route of a parked row or timer, by its present or a former name."""
-    if name in routes:
-        return routes[name]
-    base, mark, role = name.partition("!")
-    return routes.get(f"{former.get(base, base)}{mark}{role}")

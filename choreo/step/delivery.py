@@ -7,7 +7,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from choreo.context import UNDO, Context, State
+from choreo.context import ANSWER, UNDO, Context, State
 from choreo.events import Event, Headers, Record
 from choreo.plan import Change, GateKey, Memo, Owned, Source
 from choreo.ports import Seen
@@ -32,6 +32,7 @@ class Role(Enum):
     LATE = "late"  # a join's time is over
     AFTER = "after"  # publish what `After` put off
     UNREADABLE = "unreadable"  # tell of a record that is no event
+    CONTROL = "control"  # do what an operator asks for
 
 
 class OutputSpec:
@@ -64,7 +65,8 @@ class Route:
     `name` is the delivery's name in the inbox, `former` are those that it had; `views` the
     class to read each event type as; `gated` tells that gates decide beside the inbox,
     `unseen` that the inbox row is all that decides, `plain` that its handler takes nothing
-    but the event, too, `pair` that it takes the event and a Tx.
+    but the event, too, `pair` that it takes the event and a Tx. For CONTROL alone `find` gives
+    the route of a delivery's name, `takers` those that an event type is delivered to.
     """
 
     __slots__ = (
@@ -73,6 +75,7 @@ class Route:
         "context",
         "direct",
         "effects",
+        "find",
         "former",
         "gated",
         "handler",
@@ -87,6 +90,7 @@ class Route:
         "service",
         "slots",
         "state",
+        "takers",
         "triggers",
         "tx",
         "unseen",
@@ -118,6 +122,8 @@ class Route:
         self.pair = False
         self.unseen = False
         self.chained_by_scope = False
+        self.find: Callable[[str], Route | None] | None = None
+        self.takers: Callable[[str], tuple[Route, ...]] | None = None
 
     def __repr__(self) -> str:
         return f"<Route {self.name}>"
@@ -136,12 +142,16 @@ class Delivery:
     gave_up = False  # its last attempt has failed: what it did outside is being undone
     unknowns = 0  # attempts that ended with an outcome unknown: they do not use up any
     crashes = 0  # how often a process has ended while it ran, as far as that was counted
+    calls = 0  # the run with which its outside calls began anew: those before were undone
+    kept_chain: str | None = None  # as its parked row has it
+    looked_again = False  # its plan lost: somebody settled it meanwhile
     seen: tuple[int, int] | None = None
     timer: tuple[bytes, float, bytes] | None = None
     payload_hash = b""
     extras: Mapping[str, Record] = MappingProxyType({})
     failure: Mapping[str, Any] | None = None
     memos: Mapping[str, tuple[Memo, bytes]] = MappingProxyType({})
+    answers: Mapping[str, bytes] = MappingProxyType({})
     owned: Owned | None = None
     # what its handler did, until that is committed
     loaded: Seen = NOTHING_SEEN
@@ -177,6 +187,29 @@ class Delivery:
         self.more = (*self.more, *keys)
 
     @property
+    def call_prefix(self) -> str:
+        """Begin the names that its outside calls are remembered by."""
+        return f"#{self.calls} " if self.calls else ""
+
+    def recall(self, memos: Mapping[str, tuple[Memo, bytes]]) -> None:
+        """Take over what is remembered of its outside calls, since they began anew."""
+        if not memos:
+            self.memos = memos
+            return
+        prefix = self.call_prefix
+        own = {
+            name.removeprefix(prefix): memo
+            for name, memo in memos.items()
+            if name.startswith(prefix)
+        }
+        self.memos = {name: memo for name, memo in own.items() if not name.startswith(ANSWER)}
+        self.answers = {
+            name.removeprefix(ANSWER): answer
+            for name, (state, answer) in own.items()
+            if name.startswith(ANSWER) and state is Memo.CLOSED and answer
+        }
+
+    @property
     def intended(self) -> bool:
         """Tell whether this delivery ever began an outside call."""
         return bool(self.memos)
@@ -200,10 +233,18 @@ class Delivery:
     @property
     def unknown(self) -> bool:
         """Tell whether an outside call was begun whose outcome is not known."""
-        return any(state is Memo.INTENT for state, _ in self.memos.values())
+        return bool(self.unanswered)
+
+    @property
+    def unanswered(self) -> list[str]:
+        """Name the outside calls whose outcome nobody knows, not even an operator."""
+        open_calls = [name for name, (state, _) in self.memos.items() if state is Memo.INTENT]
+        return [name for name in open_calls if name not in self.answers]
 
     def chain_text(self) -> str:
         """Name, for the store, the chain whose later deliveries wait behind this one."""
+        if self.kept_chain is not None:
+            return self.kept_chain
         if self.route.role is not Role.HANDLE or self.record.key is None or self.seen_alone:
             return ""
         key = self.record.key.decode("utf-8", "backslashreplace")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from choreo.errors import CodecError, HandlerError, Later, StoreError, TxOpenError
-from choreo.events import Record, born
-from choreo.plan import CancelTimer, Change, Parked, Plan, Publish, Settle, Status
+from choreo.errors import (
+    CodecError,
+    HandlerError,
+    Later,
+    StoreError,
+    TxOpenError,
+    UnknownOutcomeError,
+)
+from choreo.events import ID, Record, born, derived_id
+from choreo.plan import CancelTimer, Change, Gate, Parked, Plan, Publish, Settle, Status
 from choreo.policies import UNKNOWN_OUTCOME
-from choreo.ports import Floor, Seen
+from choreo.ports import Floor, GateSeen, Seen
 from choreo.service import Kind
 from choreo.step.delivery import Delivery
-from choreo.step.gates import UndoGate
+from choreo.step.gates import UndoGate, members_of
 from choreo.step.parking import frozen, frozen_delivery
 from choreo.step.publish import dead_letter, describe, note
 
@@ -24,12 +32,17 @@ __all__ = [
     "final",
     "finish_timer",
     "forgotten",
+    "given_up",
     "killed",
     "not_again",
     "parked_behind",
     "parked_running",
+    "quarantine_name",
+    "quarantined",
     "release",
     "settle",
+    "visited",
+    "visits",
 ]
 
 new = tuple.__new__  # half the time of a NamedTuple's own constructor, for what is made per step
@@ -54,18 +67,20 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
         return Verdict(plan)
     name, text = describe(error)
     about: dict[str, Any] = {"error": name, "message": text}
+    if isinstance(error, UnknownOutcomeError):
+        return Verdict(Plan(d.owned, (*finish_timer(d), *_dead(d, now, "outcome unknown", about))))
     down = isinstance(error, StoreError) and error.transient
     if d.unknown or d.owes_undo or down or handler.kind is Kind.COMPENSATE:
         d.unknowns += 1
         delay = UNKNOWN_OUTCOME.delay_s(d.attempt, draw)
     elif d.undoing:
-        return Verdict(_given_up(d, seen, now, "attempts used up", about))
+        return Verdict(given_up(d, seen, now, "attempts used up", about))
     elif not _retryable(d, error):
         was_killed = isinstance(error, HandlerError) and error.code == KILLED
         reason = "killed" if was_killed else "not retryable"
-        return Verdict(_given_up(d, seen, now, reason, about))
+        return Verdict(given_up(d, seen, now, reason, about))
     elif final(d, error):
-        return Verdict(_given_up(d, seen, now, "attempts used up", about))
+        return Verdict(given_up(d, seen, now, "attempts used up", about))
     else:
         delay = handler.retry.delay_s(d.attempt - d.unknowns, draw)
     due = now + delay
@@ -94,10 +109,24 @@ def final(d: Delivery, error: BaseException) -> bool:
     return used_up or not _retryable(d, error)
 
 
-def _given_up(d: Delivery, seen: Seen, now: float, reason: str, about: dict[str, Any]) -> Plan:
+def given_up(
+    d: Delivery,
+    seen: Seen,
+    now: float,
+    reason: str,
+    about: dict[str, Any],
+    *,
+    counted: bool = True,
+) -> Plan:
+    """Hand a delivery over to its `otherwise`; without one it is a dead letter.
+
+    `counted`: it has run, which is a visit.
+    """
     stand_in = d.route.otherwise
     changes: list[Change] = finish_timer(d)
     changes += release(d, seen)
+    if counted:
+        changes += visited(d, seen)
     if stand_in is not None:
         why = {"reason": reason, "attempts": d.attempt, **about}
         payload = frozen(d.record, extras=d.extras, failure=why)
@@ -111,13 +140,45 @@ def _given_up(d: Delivery, seen: Seen, now: float, reason: str, about: dict[str,
             Publish(note(d, "given_up", now, reason=reason, **about)),
         ]  # fmt: skip
         return Plan(d.owned, tuple(changes))
-    row = Parked(d.run, d.attempt, None, d.chain_text(), frozen_delivery(d), about["message"])
-    changes += [
+    return Plan(d.owned, (*changes, *_dead(d, now, reason, about)))
+
+
+def _dead(d: Delivery, now: float, reason: str, about: dict[str, Any]) -> list[Change]:
+    """Give the delivery up; with `hold` what comes later in its chain goes on waiting."""
+    chain = d.chain_text() if d.route.handler.hold else ""
+    row = Parked(d.run, d.attempt, None, chain, frozen_delivery(d), about["message"])
+    if d.unanswered:
+        about = {**about, "calls": d.unanswered}
+    return [
         settle(d, Status.DEAD, row),
-        Publish(dead_letter(d, now, about)),
+        Publish(dead_letter(d, now, {**about, "reason": reason})),
         Publish(note(d, "dead", now, reason=reason, **about)),
     ]
-    return Plan(d.owned, tuple(changes))
+
+
+def quarantined(d: Delivery, seen: Seen, now: float) -> Plan:
+    """Set aside an event whose id another one had: once for all handlers of the service."""
+    subject = derived_id(d.subject, b"quarantine/" + d.payload_hash)
+    aside = Delivery(d.route, d.record, subject, d.source)
+    aside.name, aside.payload_hash = quarantine_name(d.route.service), d.payload_hash
+    first = "-".join(map(str, seen.source)) if seen.source is not None else "?"
+    message = f"same id, other payload: {'-'.join(map(str, d.source))} is not what came at {first}"
+    about = {"error": "Quarantined", "message": message}
+    row = Parked(0, 1, None, "", frozen(d.record), message)
+    said = note(
+        aside, "quarantined", now, step=aside.name, reason=message, subject=d.record.headers[ID]
+    )
+    changes: tuple[Change, ...] = (
+        settle(aside, Status.DEAD, row),
+        Publish(dead_letter(aside, now, {**about, "reason": "quarantined"})),
+        Publish(said),
+    )
+    return Plan(d.owned, changes)
+
+
+def quarantine_name(service: str) -> str:
+    """Name, in the inbox, what a service has set aside."""
+    return f"{service}!quarantine"
 
 
 def forgotten(d: Delivery, floor: Floor) -> bool:
@@ -140,14 +201,7 @@ def not_again(d: Delivery, now: float) -> Plan:
         handler=d.route.name,
     )
     name, text = describe(error)
-    about = {"error": name, "message": text}
-    row = Parked(d.run, d.attempt, None, "", frozen_delivery(d), text)
-    changes = (
-        settle(d, Status.DEAD, row),
-        Publish(dead_letter(d, now, about)),
-        Publish(note(d, "dead", now, reason="too old", **about)),
-    )
-    return Plan(d.owned, changes)
+    return Plan(d.owned, tuple(_dead(d, now, "too old", {"error": name, "message": text})))
 
 
 def release(d: Delivery, seen: Seen) -> list[Change]:
@@ -187,12 +241,31 @@ def parked_behind(d: Delivery) -> Plan:
     return Plan(d.owned, (settle(d, Status.PARKED, row),))
 
 
+def visited(d: Delivery, seen: Seen) -> list[Change]:
+    """Count a run of a handler with `visits_max`; a redrive is the same visit."""
+    if d.route.handler.visits_max is None or d.run:
+        return []
+    return [
+        Gate(key, gate.seq, gate.closed, json.dumps({"visits": visits(gate) + 1}).encode())
+        for key, gate in seen.gates.items()
+        if key.kind == "visits" and key.name == d.route.handler.name
+    ]
+
+
+def visits(gate: GateSeen) -> int:
+    """Read how often a handler has run in a scope."""
+    return int(members_of(gate).get("visits", 0))
+
+
 # ── what every decision may need ─────────────────────────────────────────────────────────
 
 
 def settle(d: Delivery, status: Status, parked: Parked | None = None) -> Settle:
     """Set the delivery's own state."""
-    return new(Settle, (d.name, d.subject, status, d.payload_hash, d.source, d.seen, parked, False))
+    return new(
+        Settle,
+        (d.name, d.subject, status, d.payload_hash, d.source, d.seen, parked, False, False),
+    )
 
 
 def finish_timer(d: Delivery) -> list[Change]:

@@ -22,6 +22,7 @@ def frozen(
     failure: Mapping[str, Any] | None = None,
     unknowns: int = 0,
     crashes: int = 0,
+    calls: int = 0,
 ) -> bytes:
     """Write what a delivery is about."""
     kept: dict[str, Any] = {"record": pack_record(record)}
@@ -33,14 +34,17 @@ def frozen(
         kept["unknowns"] = unknowns
     if crashes:
         kept["crashes"] = crashes
+    if calls:
+        kept["calls"] = calls
     return json.dumps(kept, separators=(",", ":")).encode()
 
 
 def frozen_delivery(d: Delivery) -> bytes:
     """Write a delivery, to be run later."""
     return frozen(
-        d.record, extras=d.extras, failure=d.failure, unknowns=d.unknowns, crashes=d.crashes
-    )
+        d.record, extras=d.extras, failure=d.failure,
+        unknowns=d.unknowns, crashes=d.crashes, calls=d.calls,
+    )  # fmt: skip
 
 
 def unfrozen_record(payload: bytes) -> Record:
@@ -58,11 +62,13 @@ def thawed(route: Route, due: Due, owned: Owned) -> Delivery:
     d.failure = kept.get("failure")
     d.unknowns = kept.get("unknowns", 0)
     d.crashes = kept.get("crashes", 0)
+    d.calls = kept.get("calls", 0)
     d.payload_hash = due.payload_hash
     if due.parked is not None:
         d.run = due.parked.run
         d.attempt = due.parked.attempt
         d.seen = (due.parked.run, due.parked.attempt)
+        d.kept_chain = due.parked.chain
     else:
         d.timer = (due.subject, due.due, due.payload)
     return d

@@ -143,8 +143,11 @@ def as_stamped(record: Record, now: float) -> Record:
 # ── what has no output ───────────────────────────────────────────────────────────────────
 
 
-def note(d: Delivery, state: str, now: float, **about: Any) -> Record:
-    """Make the record on `choreo.steps` that tells what became of a delivery."""
+def note(d: Delivery, state: str, now: float, *, step: str = "", **about: Any) -> Record:
+    """Make the record on `choreo.steps` that tells what became of a delivery.
+
+    `step` is whose it is, if not the handler's.
+    """
     handler = d.route.handler
     cause = d.record.headers
     salt = f"{d.route.name}/note/{state}/{d.run}/{d.attempt}".encode()
@@ -159,11 +162,12 @@ def note(d: Delivery, state: str, now: float, **about: Any) -> Record:
         CONTENT_TYPE: JSON_TYPE,
         FLOW: flow,
         CAUSE: cause.get(ID, ""),
-        STEP: handler.name,
+        STEP: step or handler.name,
         ATTEMPT: str(d.attempt),
-        STARTED: f"{d.started:.3f}",
-        TOOK: f"{d.took:.6f}",
     }
+    if d.started:  # otherwise nothing ran
+        headers[STARTED] = f"{d.started:.3f}"
+        headers[TOOK] = f"{d.took:.6f}"
     if BRANCH in cause:
         headers[BRANCH] = cause[BRANCH]
     value: dict[str, Any] = {
@@ -187,9 +191,13 @@ def note(d: Delivery, state: str, now: float, **about: Any) -> Record:
 def dead_letter(d: Delivery, now: float, failure: dict[str, Any]) -> Record:
     """Make the record on `choreo.dead`: the very bytes that failed, and why."""
     headers = dict(d.record.headers)
-    salt = f"{d.route.name}/dead/{d.run}/{d.attempt}".encode()
+    salt = f"{d.name}/dead/{d.run}/{d.attempt}".encode()
     headers["choreo-dead-id"] = id_text(derived_id(d.subject, salt))
-    headers["choreo-dead-step"] = d.route.name
+    headers["choreo-dead-step"] = d.name
+    headers["choreo-dead-subject"] = d.subject.hex()
+    headers["choreo-dead-run"] = str(d.run)
+    headers["choreo-dead-attempt"] = str(d.attempt)
+    headers["choreo-dead-reason"] = str(failure["reason"])
     headers["choreo-dead-time"] = rfc3339(now)
     headers["choreo-dead-source"] = f"{d.source.topic}-{d.source.partition}-{d.source.offset}"
     headers["choreo-dead-error"] = str(failure["error"])

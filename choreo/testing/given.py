@@ -10,7 +10,7 @@ from typing import Any
 
 from choreo.app import embedded, migrate
 from choreo.codec import JSON_TYPE, encode
-from choreo.context import Failure
+from choreo.context import AskFirst, Failure
 from choreo.errors import ConfigurationError
 from choreo.events import (
     CONTENT_TYPE,
@@ -151,7 +151,11 @@ class Given:
                 plan = await self._planned(d, store, caller)
             except Exception as exc:  # noqa: BLE001 - shown to the test
                 error = exc
-                plan = failed(d, d.loaded, exc, now, draw=0.5).plan
+            except AskFirst as asking:
+                error = asking.error
+            if plan is None:
+                assert error is not None
+                plan = failed(d, d.loaded, error, now, draw=0.5).plan
         caller.close()
         return (d.changes if plan.section else plan.changes), error
 

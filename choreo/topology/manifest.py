@@ -172,6 +172,8 @@ def _handler(handler: Handler) -> dict[str, Any]:
         "by": list(handler.by),
         "within_s": handler.within_s,
         "timeout_s": handler.timeout_s,
+        "visits_max": handler.visits_max,
+        "hold": handler.hold,
         "was": list(handler.was),
         "retry": {
             "attempts_max": handler.retry.attempts_max,

@@ -22,6 +22,7 @@ from choreo.events import (
     CAUSE,
     CAUSES,
     CONTENT_TYPE,
+    EDITED,
     FAILURE,
     FLOW,
     ID,
@@ -46,9 +47,9 @@ from choreo.tracker.view import STUCK_AFTER_S
 __all__ = ["Taken", "epoch", "take"]
 
 MESSAGE_MAX = 500
-RARE = frozenset((BRANCH, CAUSES, UNDOES, VOID, FAILURE))
-UNDONE, VOIDED = '"undoes":', '"void":'  # as `json` writes them into `more`
-NOTED = ("due", "error", "message", "unknown", "attempts_max", "reason")
+RARE = frozenset((BRANCH, CAUSES, UNDOES, VOID, FAILURE, EDITED))
+NOT_PLAIN = ('"undoes":', '"void":', '"edited":')  # as `json` writes them into `more`
+NOTED = ("due", "error", "message", "unknown", "attempts_max", "reason", "by")
 
 _new = tuple.__new__
 
@@ -115,7 +116,7 @@ class _Row:
         self.last = max(self.last, at)
         if not self.root and (self.first == 0.0 or at < self.first):
             self.first = at
-        if attempt != 1 or at == 0.0 or (more and (UNDONE in more or VOIDED in more)):
+        if attempt != 1 or at == 0.0 or (more and any(word in more for word in NOT_PLAIN)):
             self.plain = False
         if state:
             if state != "done" or step in catalog.later:
@@ -196,6 +197,8 @@ def _rare(headers: Headers, cause: str) -> tuple[str, str]:
         more["void"] = True
     if headers.get(FAILURE):
         more["failure"] = True
+    if edited := headers.get(EDITED):
+        more["edited"] = _clean(edited)
     return subject, json.dumps(more, separators=(",", ":")) if more else ""
 
 

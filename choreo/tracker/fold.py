@@ -7,13 +7,13 @@ depends on the time of reading is asked of the view (`FlowView.at`).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from choreo.ports import Fact, FlowSummary
 from choreo.tracker.catalog import Catalog, FlowDeclared
 from choreo.tracker.missing import missing_of, undone_of
-from choreo.tracker.steps import Key, more_of, steps_of
+from choreo.tracker.steps import Key, is_aside, more_of, steps_of
 from choreo.tracker.view import STUCK_AFTER_S, Anomaly, EventView, FlowView, Missing, StepView
 
 __all__ = ["fold", "summarize"]
@@ -44,7 +44,7 @@ def fold(facts: Iterable[Fact], manifests: Manifests) -> FlowView:
             one.started if one.started is not None else float("inf"), one.handler, one.subject
         ))),
         missing=tuple(one for one in missing if one.kind != "join" or summary.ended is None),
-        anomalies=_anomalies(published, events, summary, catalog),
+        anomalies=(*_anomalies(published, events, summary, catalog), *_set_aside(ordered)),
     )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def _event(fact: Fact) -> EventView:
             cause for cause in (fact.cause, *said.get("causes", ())) if cause)),
         branch=said.get("branch", ""), undoes=said.get("undoes", ""),
         void=bool(said.get("void")), failure=bool(said.get("failure")),
+        edited=said.get("edited", ""),
     )  # fmt: skip
 
 
@@ -121,7 +122,11 @@ def _root(events: Sequence[EventView], flow: str) -> EventView | None:
 def _end(events: Sequence[EventView], declared: FlowDeclared | None) -> EventView | None:
     if declared is None:
         return None
-    ends = [event for event in events if event.type in declared.ends and not event.void]
+    ends = [
+        event
+        for event in events
+        if event.type in declared.ends and not event.void and not event.edited
+    ]
     return min(ends, key=_place, default=None)
 
 
@@ -138,7 +143,11 @@ def _summary(
     end = _end(events, declared)
     updated = max((fact.at for fact in facts), default=0.0)
     status = _status(end, undone_of(events, steps), steps, missing)
-    failing = [one for one in steps.values() if one.error and one.state not in ("done", "void")]
+    failing = [
+        one
+        for one in steps.values()
+        if one.error and one.state not in ("done", "void", "discarded")
+    ]
     worst = max(failing, key=lambda one: (one.started or 0.0, one.handler), default=None)
     return FlowSummary(
         flow=flow,
@@ -253,6 +262,15 @@ def _anomalies(
             text = f"came after the end, from {event.step or event.source or 'an unknown source'}"
             found.append(Anomaly("undeclared", event.id, f"{text}, which does not declare it"))
     return tuple(found)
+
+
+def _set_aside(facts: Sequence[Fact]) -> Iterator[Anomaly]:
+    """Tell of events that came under the id of another; what an operator did about them."""
+    decided = {fact.subject for fact in facts if is_aside(fact) and fact.state == "discarded"}
+    for fact in facts:
+        if fact.state == "quarantined":
+            done = "; decided by an operator" if fact.subject in decided else ""
+            yield Anomaly("quarantined", fact.subject, f"{more_of(fact).get('reason')}{done}")
 
 
 def _declared(event: EventView, catalog: Catalog) -> bool:

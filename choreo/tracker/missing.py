@@ -10,7 +10,7 @@ from choreo.tracker.view import EventView, Missing, StepView
 
 __all__ = ["missing_of", "undone_of"]
 
-SETTLED = ("done", "void", "dead")
+SETTLED = ("done", "void", "dead", "discarded")
 
 
 def missing_of(
@@ -23,14 +23,21 @@ def missing_of(
     """
     if not catalog.handlers:
         return ()
-    found = [
-        *_handlers(events, steps, catalog),
+    found = [*_handlers(events, steps, catalog)]
+    events = [event for event in events if not event.edited]  # others had the original
+    found += [
         *_joins(events, steps, catalog),
         *_expectations(events, steps, catalog),
         *_undos(events, steps, catalog),
         *_later(events, steps, catalog),
     ]
     return tuple(sorted(found, key=lambda one: (one.since, one.handler, one.subject, one.types)))
+
+
+def is_given(event: EventView, handler: str) -> bool:
+    """Tell whether a handler is given this event, which stands in the place of another."""
+    service, aside, _ = event.edited.partition("!quarantine")
+    return handler.startswith(f"{service}.") if aside else handler == event.edited
 
 
 def undone_of(
@@ -51,6 +58,8 @@ def _handlers(
         if event.void:
             continue
         for handler in catalog.takers.get(event.type, ()):
+            if event.edited and not is_given(event, handler.name):
+                continue
             step = steps.get((handler.name, event.id))
             at_work = handler
             if step is not None and step.state == "given_up":

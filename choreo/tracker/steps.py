@@ -10,11 +10,20 @@ from choreo.ports import Fact
 from choreo.tracker.catalog import Catalog
 from choreo.tracker.view import Attempt, StepView
 
-__all__ = ["more_of", "steps_of"]
+__all__ = ["is_aside", "more_of", "steps_of"]
 
 # Once settled, a step stays so; below that the higher run and attempt tell, then this.
-SETTLED = {"void": 1, "given_up": 2, "done": 3}
-RANK = {"duplicate": 0, "overdue": 1, "waiting": 2, "parked": 2, "retrying": 2, "dead": 3}
+SETTLED = {"void": 1, "discarded": 1, "given_up": 2, "done": 3}
+RANK = {
+    "duplicate": 0,
+    "redriven": 0,
+    "overdue": 1,
+    "waiting": 2,
+    "parked": 2,
+    "retrying": 2,
+    "dead": 3,
+}
+ASIDE = "!quarantine"
 
 Key = tuple[str, str]
 
@@ -29,9 +38,14 @@ def steps_of(facts: Iterable[Fact], catalog: Catalog) -> dict[Key, StepView]:
     """Put the facts of one flow together by handler and subject; the order plays no part."""
     groups: dict[Key, list[Fact]] = {}
     for fact in facts:
-        if fact.step:
+        if fact.step and not is_aside(fact):
             groups.setdefault(_key(fact, catalog), []).append(fact)
     return {key: _step(key, groups[key], catalog) for key in groups}
+
+
+def is_aside(fact: Fact) -> bool:
+    """Tell whether this is about no step: something set aside, or an operator refused."""
+    return fact.state == "refused" or fact.step.endswith(ASIDE)
 
 
 def _key(fact: Fact, catalog: Catalog) -> Key:
@@ -62,7 +76,7 @@ def _step(key: Key, facts: list[Fact], catalog: Catalog) -> StepView:
         subject=key[1],
         state=best.state or "done",
         cause=best.cause,
-        run=best.run,
+        run=max(fact.run for fact in ordered),
         attempt=best.attempt,
         attempts_max=int(_number(said.get("attempts_max")) or 0)
         or (declared.retry.attempts_max if declared is not None else 0),

@@ -50,7 +50,8 @@ class Attempt(NamedTuple):
 class StepView:
     """One handler and what it was given (`subject`: an event's id; "" for a join).
 
-    `state` is done, retrying, waiting, parked, void, dead, given_up, overdue or duplicate.
+    `state` is done, retrying, waiting, parked, void, dead, redriven, discarded, given_up,
+    overdue or duplicate.
     `cause` is the event that led to it: of an undo its trigger.
     `due` (epoch seconds) is when the next attempt is made. `outputs` are ids of events.
     `unknown`: an outside call may have had its effect; it is tried until that is known.
@@ -83,7 +84,8 @@ class EventView:
     """One event of a flow, where it lies, and why it came.
 
     `causes` has all causes, the direct one first. `guessed`: its place in the order of the
-    flow's events rests on its time alone.
+    flow's events rests on its time alone. `edited` names the step that was given it in the
+    place of an event that it could not take; nobody else was.
     """
 
     id: str
@@ -100,6 +102,7 @@ class EventView:
     undoes: str = ""
     void: bool = False
     failure: bool = False
+    edited: str = ""
     guessed: bool = False
 
 
@@ -123,7 +126,10 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """Something that should not be. `kind` is duplicate, unknown_cause, undeclared or void."""
+    """Something that should not be.
+
+    `kind` is duplicate, quarantined, unknown_cause, undeclared or void.
+    """
 
     kind: str
     event: str

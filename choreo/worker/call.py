@@ -255,7 +255,7 @@ class Caller:
         for state, kept in d.memos.values():  # renamed with a call under way: its key stays
             if state is Memo.INTENT and kept:
                 named = kept.decode()
-        key = id_text(derived_id(d.subject, named.encode()))
+        key = id_text(derived_id(d.subject, f"{d.call_prefix}{named}".encode()))
         return Context(
             flow_id=flow_of(d.record),
             idempotency_key=key,
@@ -300,6 +300,9 @@ class _Memory:
     def recall(self, name: str) -> tuple[Memo, bytes] | None:
         return self._d.memos.get(name)
 
+    def answer(self, name: str) -> bytes | None:
+        return self._d.answers.get(name)
+
     async def remember(
         self, name: str, state: Memo, result: bytes, *, undo: bool = False
     ) -> tuple[Memo, bytes]:
@@ -309,9 +312,10 @@ class _Memory:
             if state is Memo.INTENT:
                 result = self._named.encode()
                 changes += intent(d, d.loaded, self._clock.now())
-            changes.append(Remember(d.subject, f"{d.name}/{name}", state, result))
+            memo = f"{d.name}/{d.call_prefix}"
+            changes.append(Remember(d.subject, f"{memo}{name}", state, result))
             if undo:  # owed from now on, whatever later attempts come to
-                changes.append(Remember(d.subject, f"{d.name}/{UNDO}{name}", Memo.CLOSED, b""))
+                changes.append(Remember(d.subject, f"{memo}{UNDO}{name}", Memo.CLOSED, b""))
             (applied,) = await self._store.apply([Plan(d.owned, tuple(changes))])
             if isinstance(applied, BaseException):
                 raise applied
@@ -328,4 +332,4 @@ class _Memory:
     async def _reload(self) -> None:
         d = self._d
         (d.loaded,) = await self._store.load([want(d)])
-        d.memos = dict(d.loaded.memos)
+        d.recall(d.loaded.memos)

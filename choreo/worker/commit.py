@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from choreo.errors import ChoreoError, DecodeError, FencedError, StoreError
-from choreo.plan import Change, Owned, Plan, SetTimer, Settle, Status
-from choreo.ports import UNWRITTEN, Applied, Want
+from choreo.plan import Change, Owned, Plan, SetTimer, Settle
+from choreo.ports import UNWRITTEN, Applied, Seen, Want
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
 from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Pipeline
@@ -105,7 +105,12 @@ class Committer:
         pipeline = self._pipeline
         look = partial(pipeline.store.load, [Want(d.name, d.subject)])
         (seen,) = await pipeline.outlasting(look, waiting=1)
-        self._found(d.lane, d, parked=seen.status is Status.PARKED)
+        fresh = d.seen is None and d.timer is None and not d.looked_again
+        if fresh and seen.status is not None and seen.source != d.source:
+            d.looked_again = True  # another record of this id: is it the same event?
+            self._look_and_decide(d)
+            return
+        self._found(d.lane, d, holds=seen.kept is not None and bool(seen.kept.chain))
         d.simple = True
         self._committed(d, ())
 
@@ -217,16 +222,16 @@ class Committer:
             pipeline.make_room()
 
     @staticmethod
-    def _found(lane: Lane, d: Delivery, *, parked: bool) -> None:
+    def _found(lane: Lane, d: Delivery, *, holds: bool) -> None:
         """Keep book of a delivery as it stands in the store, whoever wrote it."""
         if d.due_key is not None:
             lane.running_due.discard(d.due_key)
         if d.owned is None or d.owned.lost:
             return
         chain = (d.route.name, d.chain_text())
-        if chain[1] and parked and d.seen is None:
+        if chain[1] and holds and d.seen is None:
             lane.held[chain] += 1
-        elif chain[1] and not parked and d.seen is not None:
+        elif chain[1] and not holds and d.seen is not None:
             lane.let_go(chain)
         lane.due_at(0.0)
         lane.due_added.set()
@@ -248,13 +253,15 @@ class Committer:
         dues += [change.due for change in changes if type(change) is SetTimer]
         if d.timer is not None and not changes:
             dues.append(0.0)  # set anew while it fired, perhaps for this very moment: look again
-        parked = own.parked if own is not None and own.status is Status.PARKED else None
+        parked = own.parked if own is not None and own.holds else None
         if chain[1] and d.seen is None and parked is not None:
             if parked.due is None:
                 dues.append(0.0)  # what it was to wait for may have been settled meanwhile
             lane.held[chain] += 1
         elif chain[1] and d.seen is not None and own is not None and parked is None:
             dues += [0.0] if lane.let_go(chain) else []  # the store let the next one go
+        if d.loaded.target is not None:
+            dues += _of_target(lane, d.loaded.target, changes)
         if dues:
             lane.due_at(min(dues))
             lane.due_added.set()
@@ -274,6 +281,20 @@ class Committer:
                     lane.uncommitted = False
                     marks = lane.watermarks()
                     await pipeline.outlasting(partial(lane.subscription.commit, marks))
+
+
+def _of_target(lane: Lane, target: Seen, changes: Sequence[Change]) -> list[float]:
+    """Keep book of the dead letter that an operator had run again, edited or discarded."""
+    chain = "" if target.kept is None else target.kept.chain
+    if not chain or target.source is None or lane.claim_of(target.source) is None:
+        return []
+    dues: list[float] = []
+    for change in changes:
+        if type(change) is Settle and change.spawn:
+            lane.held[change.handler, chain] += 1
+        elif type(change) is Settle and change.dead and not change.holds:
+            dues += [0.0] if lane.let_go((change.handler, chain)) else []
+    return dues
 
 
 def _not_the_handlers(plan: Plan, error: ChoreoError) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 
 from choreo.codec import binary_mode
 from choreo.errors import DecodeError
-from choreo.events import TYPE, VOID, Record
+from choreo.events import CONTROL_TOPIC, EDITED, TYPE, VOID, Record
 from choreo.ports import Due
 from choreo.step import (
     Delivery,
@@ -65,8 +65,10 @@ class Intake:
                 routes = by_type.get(headers.get(TYPE, ""), ())
             else:
                 routes = (lane.compiled.unreadable,)
-            if not routes or VOID in headers:
+            if not routes or VOID in headers or EDITED in headers:
                 continue
+            if record.topic == CONTROL_TOPIC and record.key != lane.key:
+                continue  # asked of another service
             subject = subject_of(record)
             hashed = payload_hash(record.value)
             for route in routes:
@@ -183,7 +185,7 @@ class Intake:
         for d, seen in zip(loading, found, strict=True):
             d.loaded = seen
             if d.route.memos:
-                d.memos = dict(seen.memos)
+                d.recall(seen.memos)
             try:
                 plan = before_run(d, seen, now)
             except Exception as exc:  # noqa: BLE001 - bytes that no decision can be made on

@@ -37,6 +37,7 @@ class Lane:
         """Begin with no partition."""
         self.compiled = compiled
         self.name = compiled.service.name
+        self.key = self.name.encode()
         self.owned = Owned(self.name, {})
         self.claims: dict[tuple[str, int], Owned] = {}
         self.held: Counter[tuple[str, str]] = Counter()

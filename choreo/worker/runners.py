@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from choreo.codec import decode
-from choreo.context import UndoFirst
+from choreo.context import AskFirst, UndoFirst
 from choreo.errors import FencedError, HandlerError, HandlerTimeoutError
 from choreo.events import TYPE
 from choreo.plan import Plan
@@ -119,6 +119,9 @@ class Runners:
             self._pipeline.decide_again(d)
         except StepVoid:
             pipeline.load(d)
+        except AskFirst as asking:
+            d.took = clock.elapsed() - begun
+            await self.undo_and_fail(d, asking)
         except UndoFirst:
             await self.undo_and_fail(d, HandlerError("given up; its outside calls were undone"))
         except asyncio.CancelledError as exc:
@@ -188,6 +191,9 @@ class Runners:
 
     async def undo_and_fail(self, d: Delivery, error: BaseException) -> None:
         """Undo outside calls if this was the last attempt; then decide what follows."""
+        if isinstance(error, AskFirst):
+            self.fail(d, error.error)
+            return
         try:
             await self._pipeline.caller.undo_calls(d, error)
         except StepVoid:

@@ -12,6 +12,7 @@ from typing import Any
 from choreo import App, Event, Service
 from choreo.codec import JSON_TYPE, headers_from_text
 from choreo.events import Record
+from choreo.step.control import request
 from choreo.testing import ManualClock
 from choreo.worker import Limits
 
@@ -89,6 +90,14 @@ class Lab:
     def dead(self) -> list[Record]:
         """Give the dead letters."""
         return [one for one in self.log() if one.topic == "choreo.dead"]
+
+    async def ask(self, app: App, action: str, letter: Record | None = None, **more: Any) -> None:
+        """Ask for a dead letter (the only one) to be redriven or discarded."""
+        await self.clock.advance(0.001)  # so that no two requests are the same
+        (letter,) = [letter] if letter is not None else self.dead()
+        more = {"reason": "the test says so", "by": "tester", "now": self.clock.now(), **more}
+        await app.broker.publish([request(letter, action, **more)])
+        await self.clock.settle()
 
     def notes(self, *states: str) -> list[dict[str, Any]]:
         """Give what was noted of steps without outputs: all, or these states."""

@@ -271,8 +271,8 @@ async def test_a_failure_outcome_after_the_success_of_a_redelivery(lab: Lab) -> 
 
     @service.on(Placed, retry=ONCE)
     async def reserve(placed: Placed) -> Reserved:
-        ran.append(placed.k)
-        if placed.k == "slow":
+        ran.append("quick" if ran else "slow")
+        if len(ran) == 1:
             await lab.clock.sleep(10)
             raise ValueError("too late to matter")
         return Reserved()
@@ -282,11 +282,12 @@ async def test_a_failure_outcome_after_the_success_of_a_redelivery(lab: Lab) -> 
         return Declined()
 
     async with lab.open(service) as app:
-        await app.broker.publish([record_of(Placed(k="slow"), "one")])
+        await app.broker.publish([record_of(Placed(), "one")])
         await lab.clock.advance(1)
-        await app.broker.publish([record_of(Placed(k="quick"), "one")])
+        again = record_of(Placed(), "one")
+        again.key = b"another"  # so that it does not wait for the first
+        await app.broker.publish([again])
         await lab.clock.advance(100)
-    assert ran[0] == "slow"
     assert lab.dead() == []
     assert lab.only(Declined) == []
     assert len(lab.only(Reserved)) == ran.count("quick")

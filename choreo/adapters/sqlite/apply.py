@@ -42,11 +42,11 @@ from choreo.ports import UNWRITTEN, Applied, Seen
 
 __all__ = ["ApplyWork"]
 
-BEFORE = "SELECT 1 FROM inbox WHERE handler = ?1 AND chain = ?2 AND status = 1 AND offset < ?3"
+BEFORE = "SELECT 1 FROM inbox WHERE handler = ?1 AND chain = ?2 AND offset < ?3"
 WAKE = (
     "UPDATE inbox SET due = 0 WHERE handler = ?1 AND subject = ("
-    " SELECT subject FROM inbox WHERE handler = ?1 AND chain = ?2 AND status = 1"
-    " ORDER BY offset LIMIT 1) AND due IS NULL"
+    " SELECT subject FROM inbox WHERE handler = ?1 AND chain = ?2"
+    " ORDER BY offset LIMIT 1) AND status = 1 AND due IS NULL"
 )
 INBOX = "INSERT INTO inbox (handler, subject, status, hash, topic, partition, offset)"
 INBOX_COLUMNS = 7
@@ -354,23 +354,23 @@ class ApplyWork:
                 raise _Lost(Applied.DUPLICATE)
             return
         row = connection.execute(
-            "SELECT chain FROM inbox WHERE handler = ? AND subject = ? AND status = 1"
+            "SELECT chain FROM inbox WHERE handler = ? AND subject = ? AND status = ?"
             " AND run = ? AND attempt = ?",
-            (handler, change.subject, *change.seen),
+            (handler, change.subject, Status.DEAD if change.dead else Status.PARKED, *change.seen),
         ).fetchone()
         if row is None:
-            raise _Lost(Applied.DUPLICATE)
+            raise _Lost(Applied.CONFLICT if change.dead else Applied.DUPLICATE)
         connection.execute(
             "UPDATE inbox SET status = ?, run = ?, attempt = ?, due = ?, chain = ?, record = ?,"
             " error = ? WHERE handler = ? AND subject = ?",
             (change.status, *kept, handler, change.subject),
         )
-        if change.status is not Status.PARKED and row[0]:
+        if row[0] and not change.holds:
             _release_next(connection, handler, row[0])
 
     @staticmethod
     def _due_behind(connection: sqlite3.Connection, handler: int, change: Settle) -> float | None:
-        """Nobody is parked before it any more: what was to wait is due at once."""
+        """Nobody before it holds the chain any more: what was to wait is due at once."""
         assert change.parked is not None
         ahead = connection.execute(
             BEFORE,
@@ -427,7 +427,7 @@ def is_plain(changes: Sequence[Change], topics: Container[str]) -> bool:
 
 
 def _release_next(connection: sqlite3.Connection, handler: int, chain: str) -> None:
-    """Let the delivery that waits next in this chain run."""
+    """Let the delivery that waits next in this chain run, unless a dead letter holds it."""
     connection.execute(
         WAKE,
         (handler, chain),

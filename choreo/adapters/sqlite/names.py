@@ -83,7 +83,7 @@ def known(connection: sqlite3.Connection, name: str) -> int | None:
 WAITING = (
     "SELECT name.id AS id, name.text AS text, what, count(*) AS many FROM ("
     " SELECT handler, 'parked deliveries' AS what FROM inbox INDEXED BY inbox_chain"
-    " WHERE status = 1"
+    " WHERE status = 1 AND chain IS NOT NULL"
     " UNION ALL SELECT handler, 'timers' FROM timer"
     " UNION ALL SELECT handler, 'open outside calls' FROM memo WHERE state = 1"
     ") AS waiting JOIN name ON name.id = waiting.handler"

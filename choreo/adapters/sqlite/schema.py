@@ -80,13 +80,13 @@ CREATE TABLE IF NOT EXISTS inbox (
     run       INTEGER,
     attempt   INTEGER,
     due       REAL,
-    chain     TEXT,
+    chain     TEXT,                               -- of what is parked or dead; '' holds nobody
     record    BLOB,
     error     TEXT,
     PRIMARY KEY (handler, subject)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS inbox_due ON inbox (due) WHERE status = 1 AND due IS NOT NULL;
-CREATE INDEX IF NOT EXISTS inbox_chain ON inbox (handler, chain, offset) WHERE status = 1;
+CREATE INDEX IF NOT EXISTS inbox_chain ON inbox (handler, chain, offset) WHERE chain IS NOT NULL;
 CREATE TABLE IF NOT EXISTS gate (
     kind    TEXT NOT NULL,
     handler INTEGER NOT NULL,

@@ -35,8 +35,8 @@ NO_STATE = StateSeen(0, None)
 NOTHING = Seen()
 
 INBOX = (
-    "SELECT handler, subject, status, topic.name, partition, offset, hash, run, attempt FROM asked"
-    " CROSS JOIN inbox ON handler = column1 AND subject = column2"
+    "SELECT handler, subject, status, topic.name, partition, offset, hash, run, attempt, due,"
+    " chain, record, error FROM asked CROSS JOIN inbox ON handler = column1 AND subject = column2"
     " CROSS JOIN topic ON topic.id = inbox.topic"
 )
 GATE = (
@@ -57,6 +57,11 @@ def seen_of(
 ) -> list[Seen]:
     """Read all that these deliveries want, in one query a table."""
     found = _seen(connection, names, wants)
+    about = [index for index, want in enumerate(wants) if want.target is not None]
+    if about:
+        targets = [want.target for want in wants if want.target is not None]
+        for index, seen in zip(about, _seen(connection, names, targets), strict=True):
+            found[index] = found[index]._replace(target=seen)
     if all(one.status is not None for one in found):
         return found
     floors = floors_of(connection, wants)  # after the rows: they go after the floors rise
@@ -84,16 +89,19 @@ def _seen(
     found = []
     for want in wants:
         row = rows.get((names[want.handler], want.subject))
-        status, source, payload_hash, run, attempt = None, None, b"", 0, 0
+        status, source, payload_hash, run, attempt, kept = None, None, b"", 0, 0, None
         if row is not None:
             status, source = Status(row[2]), Source(row[3], row[4], row[5])
             payload_hash, run, attempt = row[6], row[7] or 0, row[8] or 0
+            if status in (Status.PARKED, Status.DEAD):
+                kept = Parked(run, attempt, row[9], row[10] or "", row[11] or b"", row[12] or "")
         found.append(
             Seen(
                 status, source, payload_hash, run, attempt,
                 {key: gates.get(key, NO_GATE) for key in want.gates},
                 states.get(want.state, NO_STATE) if want.state else None,
                 memos.get((want.subject, names[want.handler]), {}) if want.memos else {},
+                kept=kept,
             )
         )  # fmt: skip
     return found
@@ -172,7 +180,7 @@ NEXT = (
 HELD = (
     "SELECT name.text, chain, topic.name, partition FROM inbox INDEXED BY inbox_chain"
     " CROSS JOIN name ON name.id = handler CROSS JOIN topic ON topic.id = inbox.topic"
-    " WHERE status = 1 AND chain <> '' AND name.text GLOB ?1"
+    " WHERE chain <> '' AND name.text GLOB ?1"
 )
 
 

@@ -73,7 +73,10 @@ class SqliteStore:
 
     async def load(self, wants: Sequence[Want]) -> Sequence[Seen]:
         self._check()
-        await self._learn({want.handler: want.former for want in wants})
+        await self._learn(
+            {want.handler: want.former for want in wants}
+            | {want.target.handler: () for want in wants if want.target is not None}
+        )
         names = self._names
         return await self._database.read(lambda c: seen_of(c, names, wants))
 

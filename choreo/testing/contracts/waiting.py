@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from choreo.plan import CancelTimer, Owned, Plan, SetTimer, Status
-from choreo.ports import Applied
+from choreo.ports import Applied, Want
 from choreo.testing.contracts.place import (
     HANDLER,
     MakePlace,
@@ -156,10 +156,57 @@ class WaitingContract:
             for number, status in ((1, DONE), (2, VOID), (3, DEAD), (4, DONE), (5, DONE)):
                 await place.clock.advance(1000)
                 assert await due(place, owned) == [number]
-                kept = parked(None) if status is DEAD else None
+                kept = parked(None, chain="") if status is DEAD else None
                 change = settle(number, status, seen=(0, 1), parked=kept)
                 assert await place.apply(owned, change) is Applied.DONE
             assert await due(place, owned) == []
+
+    async def test_a_dead_letter_with_a_chain_holds_it(self, make: MakePlace) -> None:
+        """Until somebody runs it again, or discards it: that is a compare-and-set, too."""
+        async with opened(make) as place:
+            owned = await place.own()
+            for first, status in ((10, P), (20, VOID)):
+                chain = str(first)
+                await park_chain(place, owned, first=first, held=(first + 1,), chain=chain)
+                dead = settle(first, DEAD, seen=(0, 1), parked=parked(None, chain=chain))
+                assert await place.apply(owned, dead) is Applied.DONE
+                waits = settle(first + 2, P, parked=parked(None, chain=chain))
+                await place.apply(owned, waits)
+                assert await due(place, owned) == []
+                owned = await place.own()
+                assert (HANDLER, chain) in owned.held
+                kept = parked(place.clock.now(), run=1, chain=chain) if status is P else None
+                other = settle(first, status, seen=(0, 7), parked=kept)._replace(dead=True)
+                assert await place.apply(owned, other) is Applied.CONFLICT
+                again = settle(first, status, seen=(0, 1), parked=kept)._replace(dead=True)
+                assert await place.apply(owned, again) is Applied.DONE
+                assert await place.apply(owned, again) is Applied.CONFLICT
+                if status is P:
+                    assert await due(place, owned) == [first]
+                    ended = settle(first, seen=(1, 1))
+                    assert await place.apply(owned, ended) is Applied.DONE
+                for number in (first + 1, first + 2):
+                    assert await due(place, owned) == [number]
+                    ended = settle(number, seen=(0, 1))
+                    assert await place.apply(owned, ended) is Applied.DONE
+
+    async def test_one_delivery_may_look_at_another(self, make: MakePlace) -> None:
+        """What a parked or dead row keeps is seen with it."""
+        async with opened(make) as place:
+            owned = await place.own()
+            await place.apply(owned, settle(1, DEAD, parked=parked(None, run=3, attempt=2)))
+            wants = [
+                Want(HANDLER, subject(7), target=Want(HANDLER, subject(1), memos=True)),
+                Want(HANDLER, subject(8)),
+                Want(HANDLER, subject(9), target=Want(OTHER, subject(1))),
+            ]
+            about, plain, nothing = await place.store.load(wants)
+            assert (about.status, plain.status, plain.target) == (None, None, None)
+            assert about.target is not None
+            assert (about.target.status, about.target.run, about.target.attempt) == (DEAD, 3, 2)
+            assert about.target.kept == parked(None, run=3, attempt=2)
+            assert nothing.target is not None
+            assert nothing.target.status is None
 
     async def test_parking_again_lets_nobody_pass(self, make: MakePlace) -> None:
         """The chain goes on when its first is settled, not when it is put off once more."""
@@ -222,7 +269,7 @@ class WaitingContract:
             await place.apply(owned, settle(3, P, parked=kept, at=source(3, partition=1)))
             await place.apply(owned, settle(4, P, parked=parked(now, chain="done")))
             await place.apply(owned, settle(4, seen=(0, 1)))
-            await place.apply(owned, settle(5, DEAD, parked=parked(None, chain="dead")))
+            await place.apply(owned, settle(5, DEAD, parked=parked(None, chain="")))
             owned = await place.own()
             assert set(owned.held) == {(HANDLER, "a"), (HANDLER, "b")}
             assert sorted(await due(place, owned)) == [1, 3]
