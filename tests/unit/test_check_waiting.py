@@ -67,6 +67,15 @@ def test_unless_an_event_of_the_circle_is_a_guard() -> None:
     assert found(asks(Done), circle(unless=Done)) == [("CH1105", "tells.again")]
 
 
+def test_a_number_of_visits_is_a_guard() -> None:
+    tells = Service("tells")
+
+    @tells.on(Asked, Told, visits_max=3)
+    async def again(told: Asked | Told) -> Told | Done: ...
+
+    assert found(asks(Done), tells) == []
+
+
 def test_a_timer_is_a_guard() -> None:
     tells = Service("tells")
 
