@@ -111,13 +111,15 @@ class _Row:
 
     def add(self, fact: Fact, catalog: Catalog) -> None:
         """Take one more fact in. What is not said by a few marks is not plain."""
-        (flow, _, _, _, own, kind, _, step, cause, _, at, key, attempt, _, _, state, _,
+        (flow, _, _, _, own, kind, _, step, cause, subject, at, key, attempt, _, _, state, _,
          more) = fact  # fmt: skip
         self.last = max(self.last, at)
         if not self.root and (self.first == 0.0 or at < self.first):
             self.first = at
         if attempt != 1 or at == 0.0 or (more and any(word in more for word in NOT_PLAIN)):
             self.plain = False
+        if step in catalog.gathering and subject == cause:
+            self.plain = False  # of what came together it names one alone
         if state:
             if state != "done" or step in catalog.later:
                 self.plain = False
