@@ -57,7 +57,6 @@ CAUSES = "choreo-causes"
 UNDOES = "choreo-undoes"
 VOID = "choreo-void"
 FAILURE = "choreo-failure"
-FLOW_NAME = "choreo-flow"
 EDITED = "choreo-edited"  # the step that runs it; nobody takes it from the topic
 
 STEPS_TOPIC = "choreo.steps"

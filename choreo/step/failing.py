@@ -235,10 +235,11 @@ def killed(d: Delivery) -> HandlerError:
     )
 
 
-def parked_behind(d: Delivery) -> Plan:
+def parked_behind(d: Delivery, now: float) -> Plan:
     """Hold a delivery, without an attempt, behind the one before it in its chain."""
     row = Parked(d.run, d.attempt, None, d.chain_text(), frozen_delivery(d), "")
-    return Plan(d.owned, (settle(d, Status.PARKED, row),))
+    said = note(d, "parked", now, reason="waits behind an earlier event of its key")
+    return Plan(d.owned, (settle(d, Status.PARKED, row), Publish(said)))
 
 
 def visited(d: Delivery, seen: Seen) -> list[Change]:

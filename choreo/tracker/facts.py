@@ -116,10 +116,10 @@ class _Row:
         self.last = max(self.last, at)
         if not self.root and (self.first == 0.0 or at < self.first):
             self.first = at
-        if attempt != 1 or at == 0.0 or (more and any(word in more for word in NOT_PLAIN)):
+        alone = step in catalog.gathering and subject == cause  # of what came together, one
+        told = more and any(word in more for word in NOT_PLAIN)
+        if alone or attempt != 1 or at == 0.0 or told:
             self.plain = False
-        if step in catalog.gathering and subject == cause:
-            self.plain = False  # of what came together it names one alone
         if state:
             if state != "done" or step in catalog.later:
                 self.plain = False

@@ -226,7 +226,7 @@ def _stuck_at(
     if status in ("completed", "compensated", "failed"):
         return None
     at_work = [one for one in steps.values() if one.state in _AT_WORK]
-    if any(one.unknown or (one.undoes and one.attempt >= HARD_ATTEMPTS) for one in at_work):
+    if any((one.unknown or one.undoes) and one.attempt >= HARD_ATTEMPTS for one in at_work):
         return updated
     if not named or any(one.kind == "later" for one in missing):
         return None  # nobody said that it ends, or when it goes on

@@ -194,7 +194,7 @@ class Intake:
             if plan is not None:
                 pipeline.finish(d, plan)
             elif d.lane.is_held(d):
-                pipeline.finish(d, parked_behind(d))
+                pipeline.finish(d, parked_behind(d, now))
             else:
                 pipeline.ready.append(d)
         pipeline.wake_runner()

@@ -82,7 +82,8 @@ class Spiller:
         chain = d.chain_text()
         while chain and d.route.state is None and (waiting := lane.followers(d)):
             pipeline.behind -= len(waiting)
-            plans = [parked_behind(one) for one in waiting]
+            now = pipeline.clock.now()
+            plans = [parked_behind(one, now) for one in waiting]
             for one, applied in zip(waiting, await written(pipeline, plans), strict=True):
                 if applied is not Applied.DONE:  # settled before: found out when it is looked up
                     pipeline.load(one)

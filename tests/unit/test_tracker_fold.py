@@ -245,11 +245,15 @@ def test_an_event_of_a_closed_scope_is_marked_and_its_takers_are_not_waited_for(
     assert kinds(log.view()) == [("undo", "stock.release")]
 
 
-def test_an_unknown_outcome_is_stuck_at_once() -> None:
+def test_an_unknown_outcome_is_stuck_from_the_third_attempt_on() -> None:
     log = Log()
     log.event(1, Placed)
     log.event(2, Reserved, "stock.reserve", 1)
-    log.note("pay.capture", 2, "retrying", due=T0 + 90, error="E", message="m", unknown=True)
+    for attempt in (1, 2, 3):
+        assert not log.view().at(T0 + 5).stuck
+        due = T0 + 90 * attempt
+        said = {"error": "E", "message": "m", "unknown": True}
+        log.note("pay.capture", 2, "retrying", attempt=attempt, due=due, **said)
     view = log.view()
     assert view.at(T0 + 5).stuck
     assert view.steps[-1].unknown
