@@ -15,7 +15,8 @@ DEAD = re.compile(r"[\"'](choreo-dead-[\w-]+)[\"']")
 def headers_and_topics() -> Iterator[str]:
     """Name what the vocabulary has, and what dead letters add."""
     for name, value in vars(events).items():
-        if name.isupper() and isinstance(value, str):
+        is_type = name.endswith("_TYPE") and name != "CONTENT_TYPE"
+        if name.isupper() and isinstance(value, str) and not is_type:
             yield value
     for source in sources("choreo"):
         yield from DEAD.findall(source.text)

@@ -221,8 +221,10 @@ MUTANTS = (
         (
             Patch(
                 CONTEXT,
-                "return await self._memory.remember(name, Memo.RESULT, data, undo=undo)",
-                "return Memo.RESULT, data",
+                """            ) from exc
+        return await self._memory.remember(name, Memo.RESULT, data, undo=undo)""",
+                """            ) from exc
+        return Memo.RESULT, data""",
             ),
         ),
         (f"{ONCE}test_a_result_is_remembered_over_attempts_and_restarts",),
@@ -251,7 +253,7 @@ MUTANTS = (
         (
             Patch(
                 "choreo/worker/call.py",
-                "derived_id(d.subject, named.encode())",
+                'derived_id(d.subject, f"{d.call_prefix}{named}".encode())',
                 'derived_id(d.subject, b"%d" % d.attempt)',
             ),
         ),
@@ -337,12 +339,24 @@ MUTANTS = (
         (
             Patch(
                 "choreo/step/failing.py",
-                """        Publish(dead_letter(d, now, about)),
+                """        Publish(dead_letter(d, now, {**about, "reason": reason})),
         Publish(note(d, "dead", now, reason=reason""",
                 """        Publish(note(d, "dead", now, reason=reason""",
             ),
         ),
         (f"{ATTEMPTS}test_when_attempts_are_used_up_a_dead_letter_keeps_the_very_bytes",),
+    ),
+    Mutant(
+        "same id other payload silent",
+        "same id, other value bytes: quarantined, shown, never silent",
+        (
+            Patch(
+                "choreo/step/decide.py",
+                "        return quarantined(d, seen, now)",
+                "        return Plan(d.owned, ())",
+            ),
+        ),
+        ("tests/semantics/test_quarantine.py",),
     ),
     Mutant(
         "claims of a piece kept",
