@@ -96,9 +96,15 @@ class Lane:
 
     def drop(self, d: Delivery) -> None:
         """Leave a delivery to the partition's next owner: its offset may not be passed."""
-        self._dropped.append(d)
+        if d.source[:2] in d.batch.firsts:
+            self._dropped.append(d)
+        else:  # it came from a row, or its partition has been forgotten
+            d.batch.left -= 1
         if d.due_key is not None:
             self.running_due.discard(d.due_key)
+            if d.owned is not None and d.owned.lost:  # its row may be ours again by now
+                self.due_at(0.0)
+                self.due_added.set()
 
     def claim_of(self, source: Source) -> Owned | None:
         """Give what a delivery stands on; None when its partition is not ours."""

@@ -1,0 +1,106 @@
+"""Partitions that move while something runs in them: between two apps on one file."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from choreo import App, Event, Service
+from choreo.worker import Limits
+
+KEYS = "abcdefgh"
+WITHIN_S = 30
+BRIEF = Limits(revoke_s=0.2, drain_s=0.2, commit_every_s=0.05)
+
+
+class Put(Event, topic="belt.put", key="key"):
+    key: str
+    n: int = 0
+
+
+class Taken(Event, topic="belt.taken", key="key"):
+    key: str
+    n: int
+
+
+class Belt:
+    """A service whose handler waits with what is numbered 0 until it may go on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs = 0
+        self.may = asyncio.Event()
+        self.service = Service("belt")
+
+        @self.service.on(Put)
+        async def take(put: Put) -> Taken:
+            self.runs += 1
+            if put.n == 0:
+                await self.may.wait()
+            return Taken(key=put.key, n=put.n)
+
+    def open(self, limits: Limits) -> App:
+        return App(self.service, folder=self.folder, limits=limits)
+
+
+def ask(folder: Path, sql: str) -> list[tuple[int, ...]]:
+    with closing(sqlite3.connect(folder / "choreo.db", timeout=10)) as db:
+        return db.execute(sql).fetchall()
+
+
+def taken(folder: Path) -> int:
+    """Count what was taken."""
+    sql = "SELECT 1 FROM log JOIN topic ON topic.id = log.topic WHERE name = 'belt.taken'"
+    return len(ask(folder, sql))
+
+
+def shares(folder: Path) -> list[int]:
+    """Give how many partitions each member has."""
+    sql = "SELECT count(*) FROM assignment WHERE member <> 0 GROUP BY member"
+    return [count for (count,) in ask(folder, sql)]
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while not true():  # noqa: ASYNC110 - it is a file
+            await asyncio.sleep(0.02)
+
+
+async def test_a_row_that_was_left_to_another_and_came_back_runs_once_ours_has_ended(
+    tmp_path: Path,
+) -> None:
+    first, second = Belt(tmp_path), Belt(tmp_path)
+    limits = Limits(spill_s=0.1, revoke_s=0.2, drain_s=0.2)
+    async with first.open(limits) as app:
+        for key in KEYS:
+            await app.publish(Put(key=key))
+        await until(lambda: ask(tmp_path, "SELECT count(*) FROM inbox") == [(len(KEYS),)])
+        async with second.open(limits):
+            await until(lambda: second.runs)
+        await until(lambda: shares(tmp_path) == [4])
+        first.may.set()  # of some of these the store has a later epoch by now
+        await until(lambda: taken(tmp_path) == len(KEYS))
+    assert first.runs > len(KEYS)
+
+
+async def test_what_ends_after_its_partition_has_gone_holds_up_no_other_offset(
+    tmp_path: Path,
+) -> None:
+    first, second = Belt(tmp_path), Belt(tmp_path)
+    second.may.set()
+    async with first.open(BRIEF) as app:
+        await asyncio.gather(*(app.publish(Put(key=key)) for key in KEYS))  # polled as one
+        await until(lambda: first.runs == len(KEYS))
+        async with second.open(BRIEF):
+            await until(lambda: taken(tmp_path) == second.runs > 0)
+            first.may.set()
+            await until(lambda: taken(tmp_path) == len(KEYS))
+            await until(lambda: ask(tmp_path, BEHIND) == [(0,)])
+
+
+BEHIND = (
+    "SELECT count(*) FROM position JOIN topic ON topic.name = position.topic"
+    " JOIN log ON log.topic = topic.id AND log.partition = position.partition"
+    " WHERE grp = 'belt' AND log.position >= offset"
+)
