@@ -15,6 +15,7 @@ import typer
 from choreo.cli.auditing import run_audit
 from choreo.cli.checking import run_check
 from choreo.cli.configuring import show_config
+from choreo.cli.dead import dead
 from choreo.cli.doctor import run_doctor
 from choreo.cli.graphing import show_graph
 from choreo.cli.publishing import publish_file, publish_one
@@ -59,6 +60,7 @@ Deployed = Annotated[
 
 config = typer.Typer(help="Settings.", no_args_is_help=True)
 app.add_typer(config, name="config")
+app.add_typer(dead, name="dead")
 
 
 @app.callback()

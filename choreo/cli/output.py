@@ -50,6 +50,7 @@ ICONS = {
     "void": ("∅", "bright_black"),
     "dead": ("✘", "red"),
     "redriven": ("⟳", "cyan"),
+    "edited": ("✎", "cyan"),
     "discarded": ("∅", "bright_black"),
     "refused": ("✘", "yellow"),
     "quarantined": ("⚠", "yellow"),

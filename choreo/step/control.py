@@ -11,7 +11,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from choreo.codec import EVENT_BYTES_MAX, JSON_TYPE, check_json
 from choreo.context import ANSWER
@@ -51,8 +51,9 @@ from choreo.step.publish import flow_of, note, payload_hash
 
 __all__ = ["NOT_DONE", "control_name", "decide_control", "request", "service_of", "target_of"]
 
-NOT_DONE = "not-done"
+NOT_DONE: Final = object()
 """The answer that a call certainly had no effect."""
+NO_EFFECT = "not-done"
 SUBJECT_BYTES = 16
 ABOUT_MAX = 500
 OF_THE_STEP = (STEP, ATTEMPT, STARTED, TOOK, UNDOES, CAUSES)
@@ -92,7 +93,10 @@ def request(
     if value is not None:
         said["value"] = {"base64": base64.b64encode(value).decode()}
     if answers:
-        said["answers"] = dict(answers)
+        said["answers"] = {
+            name: NO_EFFECT if gave is NOT_DONE else {"gave": gave}
+            for name, gave in answers.items()
+        }
     data = json.dumps(said, separators=(",", ":")).encode()
     service, flow = said["service"], flow_of(letter)
     salt = b"%d/" % int(now * 1000) + data
@@ -152,7 +156,12 @@ def _asked(record: Record) -> _Asked:
         )  # fmt: skip
     except (AttributeError, KeyError, TypeError, ValueError, binascii.Error) as exc:
         raise DecodeError(f"value is no request: {type(exc).__name__}: {exc}") from None
-    if asked.action not in ("redrive", "discard") or len(asked.subject) != SUBJECT_BYTES:
+    wrong = [
+        answer for answer in asked.answers.values()
+        if answer != NO_EFFECT and not (isinstance(answer, dict) and answer.keys() == {"gave"})
+    ]  # fmt: skip
+    known = asked.action in ("redrive", "discard") and len(asked.subject) == SUBJECT_BYTES
+    if wrong or not known:
         raise DecodeError(f"value is no request: {asked.action} of {said['subject']}")
     return asked
 
@@ -276,10 +285,10 @@ def _redriven(
     names = f"{target.name}/{target.call_prefix}"
     for name, answer in asked.answers.items():
         data = b""
-        if answer == NOT_DONE:
+        if answer == NO_EFFECT:
             changes.append(Remember(target.subject, f"{names}{name}", Memo.CLOSED, b""))
         else:  # the handler knows whether it fits: it may have to be given again
-            data = json.dumps(answer, separators=(",", ":")).encode()
+            data = json.dumps(answer["gave"], separators=(",", ":")).encode()
         beside = f"{names}{ANSWER}{name}"
         changes.append(Remember(target.subject, beside, Memo.INTENT, b""))
         changes.append(Remember(target.subject, beside, Memo.CLOSED, data))

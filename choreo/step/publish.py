@@ -200,6 +200,8 @@ def dead_letter(d: Delivery, now: float, failure: dict[str, Any]) -> Record:
     headers["choreo-dead-reason"] = str(failure["reason"])
     headers["choreo-dead-time"] = rfc3339(now)
     headers["choreo-dead-source"] = f"{d.source.topic}-{d.source.partition}-{d.source.offset}"
+    if "calls" in failure:
+        headers["choreo-dead-calls"] = json.dumps(failure["calls"])
     headers["choreo-dead-error"] = str(failure["error"])
     headers["choreo-dead-message"] = str(failure["message"])
     return Record(DEAD_TOPIC, d.record.key, headers, d.record.value)

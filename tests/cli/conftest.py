@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,12 @@ class Terminal:
         ours = {k: v for k, v in os.environ.items() if not k.startswith("CHOREO_")}
         ours.pop("NO_COLOR", None)
         return {**ours, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **more}
+
+    def wait(self, true: Callable[[], object]) -> None:
+        """Look until it is true, or some seconds have passed."""
+        end = time.monotonic() + WITHIN_S
+        while not true():
+            assert time.monotonic() < end, "it did not come true"
 
     def until(self, status: str, *arguments: str) -> list[dict[str, Any]]:
         """Ask for flows until all have a status, or some seconds have passed."""
