@@ -21,6 +21,7 @@ import choreo
 from choreo import errors, ports, testing
 from choreo.cli import app as command_line
 from choreo.cli import settings
+from choreo.cli.dead import dead as dead_letters
 from choreo.environment import PREFIX, VARIABLES
 from choreo.worker import Limits
 
@@ -333,16 +334,25 @@ def command_line_page() -> str:
     intro = [
         (root.help or ""), "",
         "Exit codes: 0; 1 for what failed or was found wrong; 2 for a call that is wrong itself.",
-        "`python -m choreo` is the same program.", "",
+        "`python -m choreo` is the same program. `choreo dead` has",
+        "[a page of its own](command-line-dead.md).", "",
     ]  # fmt: skip
-    return page("The command line", intro, *(list(part) for part in verbs(root, "choreo")))
+    parts = verbs(root, "choreo", without=("dead",))
+    return page("The command line", intro, *(list(part) for part in parts))
 
 
-def verbs(command: Any, path: str) -> Iterator[Iterator[str]]:
+def dead_page() -> str:
+    """Describe the verbs of `choreo dead`."""
+    dead = typer.main.get_command(dead_letters)
+    intro = [dead.help or "", ""]
+    return page("choreo dead", intro, *(list(part) for part in verbs(dead, "choreo dead")))
+
+
+def verbs(command: Any, path: str, without: Sequence[str] = ()) -> Iterator[Iterator[str]]:
     """Yield a part for each verb, in the order in which they are declared."""
     if isinstance(command, TyperGroup):
         for name, inner in command.commands.items():
-            if not inner.hidden:
+            if not inner.hidden and name not in without:
                 yield from verbs(inner, f"{path} {name}")
     else:
         yield verb(command, path)
@@ -384,6 +394,7 @@ OTHERS: Mapping[str, Callable[[], str]] = {
     "contracts": contracts_page,
     "settings": settings_page,
     "command-line": command_line_page,
+    "command-line-dead": dead_page,
 }
 
 
