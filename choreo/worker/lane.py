@@ -61,7 +61,8 @@ class Lane:
         for partition, epoch in owned.epochs.items():
             self.owned.epochs[partition] = epoch
             self.claims[partition] = owned.only(partition)
-        self.held.update(owned.held)
+        for chain, parked in Counter(owned.held).items():
+            self.held[chain] = parked
         self.due_at(0.0)
         self.due_added.set()
 
@@ -231,6 +232,12 @@ class Lane:
     def is_held(self, d: Delivery) -> bool:
         """Tell whether something before it in its chain is parked."""
         return bool(self.held) and d.seen is None and ((d.route.name, d.chain_text()) in self.held)
+
+    def hold(self, d: Delivery) -> None:
+        """Note that a delivery is parked; not of a partition that is not ours any more."""
+        chain = d.chain_text()
+        if chain and d.owned is not None and not d.owned.lost:
+            self.held[d.route.name, chain] += 1
 
     def let_go(self, chain: tuple[str, str]) -> bool:
         """Note that one less is parked in a chain; true if others are."""

@@ -88,7 +88,7 @@ class Spiller:
                 if applied is not Applied.DONE:  # settled before: found out when it is looked up
                     pipeline.load(one)
                     continue
-                lane.held[d.route.name, chain] += 1
+                lane.hold(one)
                 one.batch.left -= 1
                 one.owned.open -= 1  # type: ignore[union-attr]
                 pipeline.in_flight -= 1
@@ -124,8 +124,7 @@ async def park(pipeline: Pipeline, d: Delivery) -> bool:
             lane.running_due.discard(due_key)
         return False
     if d.seen is None and d.timer is None:
-        if chain := d.chain_text():
-            lane.held[d.route.name, chain] += 1
+        lane.hold(d)
         d.batch.left -= 1
         d.batch = Batch(1)
         lane.uncommitted = True

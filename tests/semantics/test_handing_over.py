@@ -57,7 +57,8 @@ def taken(folder: Path) -> int:
 
 def shares(folder: Path) -> list[int]:
     """Give how many partitions each member has."""
-    sql = "SELECT count(*) FROM assignment WHERE member <> 0 GROUP BY member"
+    ours = "topic = 'belt.put' AND member <> 0"
+    sql = f"SELECT count(*) FROM assignment WHERE {ours} GROUP BY member"
     return [count for (count,) in ask(folder, sql)]
 
 
@@ -99,6 +100,33 @@ async def test_what_ends_after_its_partition_has_gone_holds_up_no_other_offset(
             await until(lambda: ask(tmp_path, BEHIND) == [(0,)])
 
 
+async def test_chains_are_held_for_as_long_as_something_is_parked_in_them_however_they_came(
+    tmp_path: Path,
+) -> None:
+    """What is parked goes from one to the other, beside what that one has parked itself."""
+    first, second = Belt(tmp_path), Belt(tmp_path)
+    limits = Limits(spill_s=0.1, revoke_s=0.2, drain_s=0.2)
+    async with first.open(limits) as app, second.open(limits) as other:
+        await until(lambda: shares(tmp_path) == [2, 2])
+        for key in KEYS:
+            await app.publish(Put(key=key))
+        await until(lambda: ask(tmp_path, "SELECT count(*) FROM inbox") == [(len(KEYS),)])
+        await app.stop()
+        await until(lambda: shares(tmp_path) == [4])
+        second.may.set()
+        await until(lambda: taken(tmp_path) == len(KEYS))
+        ask(tmp_path, "CREATE TABLE waited (who)")
+        ask(tmp_path, NOTE_WHO_WAITS)
+        for key in KEYS:
+            await other.publish(Put(key=key, n=1))
+        await until(lambda: taken(tmp_path) == 2 * len(KEYS))
+    assert not ask(tmp_path, "SELECT who FROM waited"), "there was nothing to wait for"
+
+
+NOTE_WHO_WAITS = (
+    "CREATE TRIGGER waits AFTER INSERT ON inbox WHEN NEW.status = 1"
+    " BEGIN INSERT INTO waited VALUES (NEW.subject); END"
+)
 BEHIND = (
     "SELECT count(*) FROM position JOIN topic ON topic.name = position.topic"
     " JOIN log ON log.topic = topic.id AND log.partition = position.partition"

@@ -219,15 +219,16 @@ def take_over(
 ) -> Owned:
     """Raise the epochs of those partitions that are not another process's by now."""
     holder = holder_name()
-    others = {
-        Partition(topic, number)
-        for topic, number in connection.execute(
-            "SELECT topic, partition FROM assignment JOIN member ON member.id = member"
-            " WHERE assignment.grp = ? AND holder <> ?",
+    assigned = {
+        Partition(topic, number): having
+        for topic, number, having in connection.execute(
+            "SELECT topic, partition, coalesce(holder, ?2) FROM assignment"
+            " LEFT JOIN member ON member.id = member WHERE assignment.grp = ?1",
             (group, holder),
         )
     }
-    ours = [partition for partition in partitions if partition not in others]
+    refused = {partition for partition in partitions if assigned.get(partition, holder) != holder}
+    ours = [p for p in partitions if p not in refused and (p != ORPHANS or not refused)]
     former = _owners(connection, group)
     connection.executemany(
         "INSERT INTO owner VALUES (?, ?, ?, 1, ?)"
@@ -238,11 +239,11 @@ def take_over(
     holders = {former[partition][1] for partition in ours if partition in former}
     gone = {one for one in holders if one and not alive(one)}
     unclean = {partition for partition in ours if former.get(partition, (0, ""))[1] in gone}
-    parked = connection.execute(HELD, (f"{group}.*",))
     held = [
         (handler, chain)
-        for handler, chain, topic, number in parked
-        if Partition(topic, number) in epochs or ORPHANS in epochs
+        for handler, chain, topic, number in connection.execute(HELD, (f"{group}.*",))
+        if (place := Partition(topic, number)) in epochs
+        or (ORPHANS in epochs and place not in assigned)
     ]
     return Owned(group, epochs, held, unclean)
 
