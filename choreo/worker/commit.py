@@ -211,7 +211,7 @@ class Committer:
     def _ended(self, lane: Lane, d: Delivery) -> None:
         pipeline = self._pipeline
         following = lane.unchained(d)
-        if following is not None:
+        if following is not None and not pipeline.stopping:  # else it comes at the next start
             pipeline.behind -= 1
             pipeline.load(following)
         d.owned.open -= 1  # type: ignore[union-attr]

@@ -160,3 +160,25 @@ def _table(folder: Path) -> Path:
     migrations.mkdir()
     (migrations / "1.sql").write_text("CREATE TABLE belt_kept (key TEXT, n INTEGER);")
     return migrations
+
+
+async def test_an_end_waits_for_what_runs_and_not_for_all_that_waits_behind_it(
+    tmp_path: Path,
+) -> None:
+    belt = Belt(tmp_path)
+    limits = Limits(drain_s=WITHIN_S)
+    async with belt.open(limits) as app:
+        for n in range(50):
+            await app.publish(Put(key="slow", n=n))
+        async with asyncio.timeout(WITHIN_S):
+            while not belt.runs:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(app.drain())
+        await asyncio.sleep(0)
+        belt.may["slow"].set()
+        await stopping
+    assert belt.taken()["slow"] == [0]
+    async with belt.open(limits):
+        await belt.until(slow=50)
+    assert belt.taken()["slow"] == list(range(50))
+    assert max(Counter(belt.runs).values()) == 1
