@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci bench docs format format-check lint types house mutants clean
+.PHONY: help demo test ci bench docs format format-check lint types house mutants chaos clean
 # One target after the other: `ci` fails on what is cheapest to find.
 .NOTPARALLEL:
 
@@ -56,6 +56,10 @@ lint: $(STAMP)  ## ruff, every rule
 
 types: $(STAMP)  ## mypy, strict
 	@$(PY) -m mypy
+
+chaos: $(STAMP)  ## six processes on one file, one being killed; MINUTES=30 SEED=n
+	@$(PY) -m tests.services.chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(ORDERS),--orders "$(ORDERS)") $(if $(STOCK),--stock "$(STOCK)")
 
 mutants: $(STAMP)  ## break each promise in a copy: which test notices? ONLY=name
 	@$(PY) -m tests.mutants $(if $(ONLY),--only "$(ONLY)")
