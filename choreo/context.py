@@ -30,6 +30,8 @@ UNDO = "undo "
 """Begins the name of the call that undoes a call."""
 ANSWER = "answer "
 """Begins the name under which an operator's word for what a call gave is kept."""
+ANEW = "#"
+"""Begins the names of calls that a new run makes anew."""
 
 
 class State(BaseModel):
@@ -285,8 +287,27 @@ class Context:
         `undo(result)` runs, in reverse order of the calls, when the step finally fails.
         `at_most`: a call whose outcome is not known is never made again; the delivery
         becomes a dead letter until an operator says what came of it.
-        Raises TxOpenError after the first statement of a Tx.
+        Raises TxOpenError after the first statement of a Tx, HandlerError for a name that
+        another call of the step has, or that begins like one of choreo's own.
         """
+        if name.startswith((UNDO, ANSWER, ANEW)):
+            raise HandlerError(
+                f"names that begin with {UNDO!r}, {ANSWER!r} or {ANEW!r} are choreo's own",
+                code="CH5015",
+                fix="give the call another name",
+                call=name,
+            )
+        return await self._once(name, fn, returns=returns, undo=undo, at_most=at_most)
+
+    async def _once(
+        self,
+        name: str,
+        fn: Callable[[], Any],
+        *,
+        returns: Any = None,
+        undo: Callable[[Any], object] | None = None,
+        at_most: bool = False,
+    ) -> Any:
         if self._tx_open:
             raise TxOpenError(
                 "an outside call while the Tx is open",
@@ -387,7 +408,7 @@ class Context:
         self._undoing = self._tx_open = False
         while self._undos:
             undo = self._undos[-1]
-            await self.once(f"{UNDO}{undo.name}", undo.run)
+            await self._once(f"{UNDO}{undo.name}", undo.run)
             self._undos.pop()
 
 

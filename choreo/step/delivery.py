@@ -7,7 +7,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from choreo.context import ANSWER, UNDO, Context, State
+from choreo.context import ANEW, ANSWER, UNDO, Context, State
 from choreo.events import Event, Headers, Record
 from choreo.plan import Change, GateKey, Memo, Owned, Source
 from choreo.ports import Seen
@@ -189,7 +189,7 @@ class Delivery:
     @property
     def call_prefix(self) -> str:
         """Begin the names that its outside calls are remembered by."""
-        return f"#{self.calls} " if self.calls else ""
+        return f"{ANEW}{self.calls} " if self.calls else ""
 
     def recall(self, memos: Mapping[str, tuple[Memo, bytes]]) -> None:
         """Take over what is remembered of its outside calls, since they began anew."""

@@ -235,3 +235,22 @@ async def test_an_outside_call_after_the_first_statement_of_a_tx_is_refused(lab:
         await lab.clock.advance(100)
     assert done == ["one", "undo"]
     assert [one.headers["choreo-dead-error"] for one in lab.dead()] == ["TxOpenError"]
+
+
+@pytest.mark.parametrize("name", ["answer mail", "undo mail", "#1 mail"])
+async def test_names_that_choreo_notes_calls_by_are_refused(lab: Lab, name: str) -> None:
+    """Under such a name the call would be made again, or taken for undone."""
+    service = Service("desk")
+    calls: list[str] = []
+
+    @service.on(Placed)
+    async def reserve(placed: Placed, ctx: Context) -> Reserved:
+        await ctx.once(name, lambda: calls.append(name))
+        return Reserved()
+
+    async with lab.open(service) as app:
+        await app.publish(Placed())
+        await lab.clock.advance(100)
+    assert calls == []
+    (letter,) = lab.dead()
+    assert letter.headers["choreo-dead-message"].startswith("CH5015")
