@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from choreo.context import ANSWER
 from choreo.errors import (
     CodecError,
     HandlerError,
@@ -15,7 +16,18 @@ from choreo.errors import (
     UnknownOutcomeError,
 )
 from choreo.events import ID, Record, born, derived_id
-from choreo.plan import CancelTimer, Change, Gate, Parked, Plan, Publish, Settle, Status
+from choreo.plan import (
+    CancelTimer,
+    Change,
+    Gate,
+    Memo,
+    Parked,
+    Plan,
+    Publish,
+    Remember,
+    Settle,
+    Status,
+)
 from choreo.policies import UNKNOWN_OUTCOME
 from choreo.ports import Floor, GateSeen, Seen
 from choreo.service import Kind
@@ -68,7 +80,9 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
     name, text = describe(error)
     about: dict[str, Any] = {"error": name, "message": text}
     if isinstance(error, UnknownOutcomeError):
-        return Verdict(Plan(d.owned, (*finish_timer(d), *_dead(d, now, "outcome unknown", about))))
+        unfit = _answer_forgotten(d, str(error.fields.get("call", "")))
+        changes = (*finish_timer(d), *unfit, *_dead(d, now, "outcome unknown", about))
+        return Verdict(Plan(d.owned, changes))
     down = isinstance(error, StoreError) and error.transient
     if d.unknown or d.owes_undo or down or handler.kind is Kind.COMPENSATE:
         d.unknowns += 1
@@ -88,6 +102,15 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
     if delay <= INLINE_MAX_S:
         return Verdict(Plan(d.owned, (Publish(said),)), delay)
     return Verdict(_park(d, due, d.attempt + 1, text, said))
+
+
+def _answer_forgotten(d: Delivery, call: str) -> list[Change]:
+    """Take back an operator's word that did not fit: the outcome is as unknown as before."""
+    if call not in d.answers:
+        return []
+    d.answers = {name: answer for name, answer in d.answers.items() if name != call}
+    name = f"{d.name}/{d.call_prefix}{ANSWER}{call}"
+    return [Remember(d.subject, name, Memo.INTENT, b"")]
 
 
 def _retryable(d: Delivery, error: BaseException) -> bool:

@@ -163,6 +163,10 @@ async def test_an_answer_that_returns_does_not_name_may_be_given_again(lab: Lab)
         await lab.ask(app, "redrive", answers={"charge": "seven"})
         _, second = lab.dead()
         assert "not what returns= names" in second.headers["choreo-dead-message"]
+        assert second.headers["choreo-dead-calls"] == '["charge"]'
+        await lab.ask(app, "discard", second)  # a word that does not fit is no word
+        await lab.ask(app, "redrive", second)
+        assert len(lab.notes("refused")) == 2
         await lab.ask(app, "redrive", second, answers={"charge": 7})
     assert desk.calls == 1
     assert [one.value for one in lab.only(Reserved)] == [b'{"k":"x","n":7}']
