@@ -6,7 +6,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from choreo import App, Event, Service
+import pytest
+
+from choreo import After, App, Event, Service
 from choreo.worker import Limits
 
 KEYS = "abcdefgh"
@@ -121,6 +123,37 @@ async def test_chains_are_held_for_as_long_as_something_is_parked_in_them_howeve
             await other.publish(Put(key=key, n=1))
         await until(lambda: taken(tmp_path) == 2 * len(KEYS))
     assert not ask(tmp_path, "SELECT who FROM waited"), "there was nothing to wait for"
+
+
+class Posted(Event, topic="belt.posted", key="key"):
+    key: str
+
+
+@pytest.mark.parametrize("beside", [False, True])
+async def test_a_timer_from_a_topic_that_nobody_reads_any_more_fires(
+    tmp_path: Path, *, beside: bool
+) -> None:
+    """Whoever read it has left in good order, beside another one or before it came."""
+    former, present = Service("belt"), Service("belt")
+
+    @former.on(Posted, name="later")
+    async def later(posted: Posted) -> After[Taken]:
+        return After[Taken](Taken(key=posted.key, n=0), after_s=1.5)
+
+    @present.on(Put, name="later")
+    async def as_well(put: Put) -> After[Taken]:
+        return After[Taken](Taken(key=put.key, n=put.n), after_s=1.5)
+
+    async with App(former, folder=tmp_path) as app:
+        await app.publish(Posted(key="a"))
+        await until(lambda: ask(tmp_path, "SELECT 1 FROM timer"))
+        if beside:
+            async with App(present, folder=tmp_path):
+                await until(lambda: shares(tmp_path) == [4])
+                await app.stop()
+                await until(lambda: taken(tmp_path))
+    async with App(present, folder=tmp_path):
+        await until(lambda: taken(tmp_path))
 
 
 NOTE_WHO_WAITS = (

@@ -184,13 +184,12 @@ def perform(
         "INSERT INTO assignment VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET member = ?4",
         [(group, *partition, me) for partition in turn.take],
     )
-    if turn.evicted:  # of topics that no member has any more
-        connection.execute(
-            "DELETE FROM assignment WHERE grp = ?1 AND member = 0"
-            " AND NOT EXISTS (SELECT 1 FROM member, json_each(member.topics)"
-            " WHERE member.grp = ?1 AND json_each.value = assignment.topic)",
-            (group,),
-        )
+    connection.execute(  # of topics that no member has any more
+        "DELETE FROM assignment WHERE grp = ?1 AND member = 0"
+        " AND NOT EXISTS (SELECT 1 FROM member, json_each(member.topics)"
+        " WHERE member.grp = ?1 AND json_each.value = assignment.topic)",
+        (group,),
+    )
     return turn
 
 
