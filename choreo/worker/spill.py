@@ -77,10 +77,16 @@ class Spiller:
         self._go_on(d)
 
     async def _park_behind(self, lane: Lane, d: Delivery) -> None:
-        """Park what waits behind `d`, and what comes until that is done; free the chain."""
+        """Park what waits behind `d`, and what comes until that is done; free the chain.
+
+        What waits for a State waits where it is: beside what it waits for, one of the two would
+        be run again, and the slow one for ever.
+        """
+        if d.route.state is not None:
+            return
         pipeline = self._pipeline
         chain = d.chain_text()
-        while chain and d.route.state is None and (waiting := lane.followers(d)):
+        while chain and (waiting := lane.followers(d)):
             pipeline.behind -= len(waiting)
             now = pipeline.clock.now()
             plans = [parked_behind(one, now) for one in waiting]
@@ -117,6 +123,7 @@ async def park(pipeline: Pipeline, d: Delivery) -> bool:
     """
     lane: Lane = d.lane
     due_key = (d.name, d.subject)
+    seen = (d.run, d.attempt)  # it may fail meanwhile, and go on with another attempt
     lane.running_due.add(due_key)  # not due to anybody here while it runs
     (applied,) = await written(pipeline, [parked_running(d, pipeline.clock.now())])
     if applied is not Applied.DONE:
@@ -130,7 +137,7 @@ async def park(pipeline: Pipeline, d: Delivery) -> bool:
         lane.uncommitted = True
         pipeline.moved.set()
     d.timer = None
-    d.seen, d.due_key = (d.run, d.attempt), due_key
+    d.seen, d.due_key = seen, due_key
     return True
 
 

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from choreo import App, Event, Service, Tx
+from choreo import App, Event, Service, State, Tx
 from choreo.worker import Limits
 
 TIGHT = Limits(in_flight_max=40, runners_max=8, spill_s=0.2, chain_max=5, drain_s=0.2)
@@ -182,3 +182,42 @@ async def test_an_end_waits_for_what_runs_and_not_for_all_that_waits_behind_it(
         await belt.until(slow=50)
     assert belt.taken()["slow"] == list(range(50))
     assert max(Counter(belt.runs).values()) == 1
+
+
+class Added(Event, topic="belt.added", key="item"):
+    item: str
+    shelf: str
+    n: int = 0
+
+
+class Shelf(State, key="shelf"):
+    shelf: str
+    total: int = 0
+
+
+async def test_a_slow_one_with_a_state_ends_though_quick_ones_of_that_state_go_on_coming(
+    tmp_path: Path,
+) -> None:
+    belt = Belt(tmp_path)
+    service = Service("belt")
+    runs: list[str] = []
+    active: set[str] = set()
+
+    @service.on(Added)
+    async def add(added: Added, shelf: Shelf) -> Taken:
+        assert not active, "two of one state at once"
+        active.add(added.item)
+        runs.append(added.item)
+        await asyncio.sleep(added.n / 10)
+        shelf.total += 1
+        active.remove(added.item)
+        return Taken(key=added.shelf, n=shelf.total)
+
+    async with App(service, folder=tmp_path, limits=replace(TIGHT, drain_s=10)) as app:
+        await app.publish(Added(item="slow", shelf="a", n=6))
+        for n in range(20):
+            await app.publish(Added(item=f"quick{n}", shelf="a"))
+            await asyncio.sleep(0.05)
+        await belt.until(a=21)
+    assert belt.taken()["a"] == list(range(1, 22))
+    assert runs.count("slow") == 1
