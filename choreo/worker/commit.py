@@ -189,6 +189,9 @@ class Committer:
 
     def _drop(self, d: Delivery) -> None:
         """Leave a delivery to the process that has its partition now."""
+        if d.writing is not None:
+            d.writing = partial(self._drop, d)
+            return
         lane: Lane = d.lane
         lane.drop(d)
         if d.owned is not None and not d.owned.lost and d.owned not in self._fenced:

@@ -39,7 +39,7 @@ class SqliteStore:
         self._clock = clock
         self._names: dict[str, int] = {}
         self._texts: dict[int, str] = {}
-        self._owned: list[Owned] = []
+        self._owned: dict[str, dict[Partition, int]] = {}
         self._sweeps: dict[str, Sweep] = {}
         self._closed = False
 
@@ -66,7 +66,7 @@ class SqliteStore:
             return owned
 
         owned = await self._database.write(take)
-        self._owned.append(owned)
+        self._owned.setdefault(group, {}).update(owned.epochs)
         return owned
 
     # ── seeing ───────────────────────────────────────────────────────────────────────────
@@ -149,8 +149,8 @@ class SqliteStore:
         self._closed = True
 
         def write(connection: sqlite3.Connection) -> None:
-            for owned in self._owned:
-                let_go(connection, owned.group, owned.epochs)
+            for group, epochs in self._owned.items():
+                let_go(connection, group, epochs)
 
         try:
             if self._owned and not self._database.closed:
