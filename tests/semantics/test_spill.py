@@ -201,16 +201,18 @@ async def test_a_slow_one_with_a_state_ends_though_quick_ones_of_that_state_go_o
     belt = Belt(tmp_path)
     service = Service("belt")
     runs: list[str] = []
-    active: set[str] = set()
+    active = 0
+    most = 0
 
     @service.on(Added)
     async def add(added: Added, shelf: Shelf) -> Taken:
-        assert not active, "two of one state at once"
-        active.add(added.item)
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
         runs.append(added.item)
         await asyncio.sleep(added.n / 10)
         shelf.total += 1
-        active.remove(added.item)
+        active -= 1
         return Taken(key=added.shelf, n=shelf.total)
 
     async with App(service, folder=tmp_path, limits=replace(TIGHT, drain_s=10)) as app:
@@ -220,4 +222,4 @@ async def test_a_slow_one_with_a_state_ends_though_quick_ones_of_that_state_go_o
             await asyncio.sleep(0.05)
         await belt.until(a=21)
     assert belt.taken()["a"] == list(range(1, 22))
-    assert runs.count("slow") == 1
+    assert (most, len(runs)) == (1, 21)
