@@ -124,8 +124,9 @@ class Careful:
             pipeline.decide_again(d)
         else:
             d.crashes += 1
-            await park(pipeline, d)
+            parked = await park(pipeline, d)
             pipeline.load(d)
+            return parked  # otherwise it was settled before: nothing runs
         return True
 
 
