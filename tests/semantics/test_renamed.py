@@ -1,12 +1,19 @@
 """Handlers renamed or removed: what was written under a former name is its heir's."""
 
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
-from choreo import ConfigurationError, Context, Retry, Service
+from choreo import App, ConfigurationError, Context, Later, Retry, Service
 from choreo.errors import HandlerConflictError
+from choreo.worker import Limits
 from tests.semantics.events import Cancelled, Packed, Paid, Placed, Released, Reserved, TimedOut
 from tests.semantics.lab import HASTY, Lab, record_of
 
+WITHIN_S = 30
 SLOW = Retry(attempts_max=9, first_s=10, factor=1)
 
 
@@ -68,6 +75,48 @@ async def test_two_handlers_become_one_that_has_done_what_either_did(lab: Lab) -
     await place(lab, desk(ran, "one", "a", "b"), 1, 2, 3)
     await place(lab, desk(ran, "b"), 1, 2, 3)
     assert ran == ["a 1", "b 2", "one 3"]
+
+
+async def test_who_still_runs_two_that_have_become_one_leaves_nothing_that_nobody_finds(
+    tmp_path: Path,
+) -> None:
+    may = asyncio.Event()
+
+    async def ready(placed: Placed | Paid) -> Reserved:
+        if not may.is_set():
+            raise Later(after_s=0.1)
+        return Reserved(n=placed.n)
+
+    former, present = Service("desk"), Service("desk")
+    former.on(Placed, name="one")(ready)
+    former.on(Paid, name="other")(ready)
+    present.on(Placed, Paid, name="other", was="one")(ready)
+
+    def count(sql: str) -> int:
+        with closing(sqlite3.connect(tmp_path / "choreo.db", timeout=10)) as db:
+            return len(db.execute(sql).fetchall())
+
+    async def until(sql: str, wanted: int) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while count(sql) < wanted:  # noqa: ASYNC110 - it is a file
+                await asyncio.sleep(0.02)
+
+    limits = Limits(revoke_s=0.2, drain_s=0.2)
+    async with App(former, folder=tmp_path, limits=limits) as old:
+        for n in range(4):
+            await old.publish(Placed(n=n))
+            await old.publish(Paid(n=n))
+        await until("SELECT 1 FROM inbox WHERE status = 1", 8)
+        async with App(present, folder=tmp_path, limits=limits):
+            for n in range(4, 12):
+                await old.publish(Placed(n=n))
+                await old.publish(Paid(n=n))
+            await until("SELECT DISTINCT member FROM assignment WHERE member <> 0", 2)
+            await old.stop()
+            may.set()
+            log = "SELECT 1 FROM log JOIN topic ON topic.id = log.topic WHERE topic.name = '{}'"
+            await until(log.format(Reserved.__event__.topic), 24)
+            assert not count("SELECT 1 FROM inbox WHERE status = 1")
 
 
 async def test_a_new_handler_may_take_a_name_that_another_had_once(lab: Lab) -> None:

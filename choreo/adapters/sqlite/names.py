@@ -45,6 +45,7 @@ def _adopted(
     for other in found:
         if other != number:
             _merge(connection, other, number)
+            _fence(connection, name.partition(".")[0])
     connection.executemany(
         "INSERT INTO alias VALUES (?, ?) ON CONFLICT DO UPDATE SET id = excluded.id",
         [(one, number) for one in former],
@@ -62,6 +63,11 @@ def _merge(connection: sqlite3.Connection, former: int, number: int) -> None:
     connection.execute("UPDATE timer SET handler = ? WHERE handler = ?", (number, former))
     connection.execute("UPDATE alias SET id = ? WHERE id = ?", (number, former))
     connection.execute("DELETE FROM name WHERE id = ?", (former,))
+
+
+def _fence(connection: sqlite3.Connection, group: str) -> None:
+    """Have nobody write any more who knows a number that is gone: nobody would find it."""
+    connection.execute("UPDATE owner SET epoch = epoch + 1 WHERE grp = ?", (group,))
 
 
 def _canonical(connection: sqlite3.Connection, name: str) -> int | None:
