@@ -191,6 +191,16 @@ async def test_what_waits_outlives_every_keep_time(lab: Lab) -> None:
     assert lab.dead() == []
 
 
+async def test_records_wait_for_a_group_that_has_come_and_read_nothing_yet(lab: Lab) -> None:
+    limits = Limits(prune_every_s=DAY_S, commit_every_s=3600.0, log_keep_s=5 * DAY_S)
+    async with kept(lab, desk([]), limits) as app:
+        late = await app.broker.subscribe("late", [Placed.__event__.topic])
+        await late.close()
+        await app.publish(Placed(n=1))
+        await lab.clock.advance(20 * DAY_S)
+        assert len(lab.only(Placed)) == 1
+
+
 async def test_a_log_that_begins_later_is_read_by_all(lab: Lab) -> None:
     """Services, the tracker, who waits for an outcome; positions go on."""
     ran: list[int] = []

@@ -184,6 +184,11 @@ def perform(
         "INSERT INTO assignment VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET member = ?4",
         [(group, *partition, me) for partition in turn.take],
     )
+    connection.executemany(  # from now on the log knows that this group has yet to read them
+        "INSERT INTO position (grp, topic, partition, offset) VALUES (?, ?, ?, 1)"
+        " ON CONFLICT DO NOTHING",
+        [(group, *partition) for partition in turn.take],
+    )
     connection.execute(  # of topics that no member has any more
         "DELETE FROM assignment WHERE grp = ?1 AND member = 0"
         " AND NOT EXISTS (SELECT 1 FROM member, json_each(member.topics)"
