@@ -133,8 +133,7 @@ def judged(seen: Survey, **changes: Any) -> list[tuple[str, str]]:
         ({"parked": (("a.b", 3, 1, NOW - 10),)}, []),
         ({"parked": (("a.b", 3, 1, NOW - 100),)}, [("warn", "CH6010")]),
         ({"timers": (("a.b", 3, 0, NOW + 100),)}, []),
-        ({"gates": (("join", 3, NOW - 3600),)}, []),
-        ({"gates": (("join", 3, NOW - 8 * 86_400),)}, [("warn", "CH6012")]),
+        ({"gates": (("join", 3, NOW - 8 * 86_400),)}, []),
         ({"unknown": 2}, []),
         ({"views": None}, []),
         ({"views": 5, "behind": 10_001}, [("warn", "CH6013")]),
@@ -158,3 +157,16 @@ def test_groups_are_judged(seen: Survey) -> None:
     for changes, expected in table:
         changed = replace(group, **{"orphaned": (), **changes})
         assert judged(seen, groups=(changed,)) == expected
+
+
+def test_only_gates_that_wait_for_something_are_told(served: Terminal) -> None:
+    """A scope that was never to be undone stays open, and so do counts: nothing is amiss."""
+    with closing(sqlite3.connect(served.folder / ".choreo" / "choreo.db")) as db:
+        kinds = ("undo", "visits", "unless", "crash", "join", "expects")
+        db.executemany(
+            "INSERT INTO gate VALUES (?, 1, 'x', 1, 0, x'', 1)",
+            [(kind,) for kind in kinds],
+        )
+        db.commit()
+    found = survey(served.folder / ".choreo", now=NOW)
+    assert {kind for kind, _, _ in found.gates} == {"join", "expects"}

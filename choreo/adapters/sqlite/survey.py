@@ -235,10 +235,14 @@ def _dead(connection: sqlite3.Connection, names: Mapping[int, str]) -> Iterator[
 
 
 def _gates(connection: sqlite3.Connection) -> Iterator[tuple[str, int, float | None]]:
-    """Give open gates by kind. A scope that begins with an id of its time tells how old it is."""
+    """Give, by kind, the open gates of those that wait for something.
+
+    Of the others an open one is as it should be: a scope that was never to be undone, visits
+    counted. A scope that begins with an id of its time tells how old it is.
+    """
     rows: list[Any] = connection.execute(
         "SELECT kind, count(*), min(CASE WHEN substr(scope, 15, 1) = '7' THEN scope END)"
-        " FROM gate WHERE closed = 0 GROUP BY kind ORDER BY kind"
+        " FROM gate WHERE closed = 0 AND kind IN ('join', 'expects') GROUP BY kind ORDER BY kind"
     ).fetchall()
     for kind, count, scope in rows:
         yield kind, count, _time_of(scope)
