@@ -31,7 +31,7 @@ from choreo.cli.output import (
 from choreo.cli.reading import up_to_date
 from choreo.cli.running import clock
 from choreo.cli.settings import Settings
-from choreo.codec import decode
+from choreo.codec import check_json, decode
 from choreo.errors import ChoreoError
 from choreo.events import CONTROL_TOPIC, ID, STEPS_TOPIC, redacted
 from choreo.ports import Broker, Topic
@@ -78,15 +78,22 @@ def answers_of(texts: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, given = text.partition("=")
+        if name in found:
+            raise typer.BadParameter(f"two answers for {name!r}", param_hint="--answer")
         try:
-            found[name] = NOT_DONE if given == NO_EFFECT else json.loads(given)
-        except ValueError:
+            found[name] = NOT_DONE if given == NO_EFFECT else _read(given)
+        except (ChoreoError, ValueError):
             equals = ""
         if not name or not equals:
             raise typer.BadParameter(
                 f"{text!r} is neither NAME=JSON nor NAME={NO_EFFECT}", param_hint="--answer"
             )
     return found
+
+
+def _read(text: str) -> Any:
+    check_json(text.encode())
+    return json.loads(text)
 
 
 # ── looking ──────────────────────────────────────────────────────────────────────────────
@@ -346,7 +353,8 @@ async def _done(settings: Settings, letters: Sequence[Letter], asked: Ask) -> bo
         elif said["state"] == "refused":
             typer.echo(f"✘ refused  {_named(one)}: {cleaned(str(said.get('reason')))}")
         else:
-            typer.echo(f"{status_text(str(said['state'])).plain}  {_named(one)}")
+            state = "edited" if said.get("edited") else str(said["state"])
+            typer.echo(f"{status_text(state).plain}  {_named(one)}")
     if len(notes) < len(waiting):
         say("not done yet: it will be when the services run")
     return all(said["state"] != "refused" for said in notes.values())

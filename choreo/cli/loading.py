@@ -112,10 +112,13 @@ def _imported(name: str) -> ModuleType:
     except ChoreoError:
         raise
     except (Exception, SystemExit) as exc:
+        fix = f'run `python -c "import {name}"` and correct what it says'
+        if "/" in name or name.endswith(".py"):
+            fix = "name the module, not its file: shop.orders for shop/orders.py"
         raise ConfigurationError(
             f"module {name!r} does not import: {type(exc).__name__}: {exc}",
             code="CH1001",
-            fix=f'run `python -c "import {name}"` and correct what it says',
+            fix=fix,
             **_place(exc),
         ) from exc
 

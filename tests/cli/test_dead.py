@@ -183,6 +183,7 @@ def test_an_edit_runs_another_value(desk: Terminal) -> None:
     running = desk.start("run")
     said = desk.call("dead", "redrive", own, "--edit", "new.json", *WHY, "--yes")
     assert said.code == 0
+    assert "edited" in said.out
     (found,) = [one for one in letters(desk, "--all") if one["id"] == own]
     assert found["state"] == "edited"
     assert desk.call("dead", "show", own).code == 0
@@ -201,6 +202,9 @@ def test_an_edit_runs_another_value(desk: Terminal) -> None:
         (["discard", "x"], 2, "Usage"),
         (["redrive", "x", "--answer", "nonsense", *WHY], 2, "Usage"),
         (["redrive", "x", "--answer", "a=nonsense", *WHY], 2, "Usage"),
+        (["redrive", "x", "--answer", "a=NaN", *WHY], 2, "Usage"),
+        (["redrive", "x", "--answer", 'a={"b": 1, "b": 2}', *WHY], 2, "Usage"),
+        (["redrive", "x", "--answer", "a=1", "--answer", "a=2", *WHY], 2, "Usage"),
         (["redrive", "x", "y", "--answer", "a=1", *WHY], 2, "Usage"),
         (["redrive", "x", "--edit", "nowhere.json", *WHY], 1, "error: CH1018"),
         (["ls", "--since", "yesterday"], 2, "Usage"),

@@ -81,6 +81,8 @@ def test_a_module_that_can_not_run_is_explained(
 def test_a_module_that_is_not_there_is_named(terminal: Terminal) -> None:
     assert "'nobody.home'" in one_line(terminal.call("run", "nobody.home"), "CH1001")
     assert "[tool.choreo]" in one_line(terminal.call("run"), "CH1001")
+    for file in ("home.py", "shop/home.py", "../home"):
+        assert "not its file" in one_line(terminal.call("check", file), "CH1001")
 
 
 def test_a_service_that_is_not_there_is_named(shop: Terminal) -> None:
