@@ -19,12 +19,14 @@ COMMIT = "choreo/worker/commit.py"
 
 STORE = "tests/contracts/test_sqlite.py::TestSqliteFileStore::"
 BROKER = "tests/contracts/test_sqlite.py::TestSqliteFileBroker::"
+AT_MOST = "tests/semantics/test_at_most.py::"
 ATTEMPTS = "tests/semantics/test_attempts.py::"
 COMPENSATION = "tests/semantics/test_compensation.py::"
 KEEPING = "tests/semantics/test_keeping.py::"
 LIFE = "tests/semantics/test_life.py::"
 ONCE = "tests/semantics/test_once.py::"
 UNKNOWN_COMMIT = "tests/semantics/test_unknown_commit.py::"
+VISITS = "tests/semantics/test_visits.py::"
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +359,36 @@ MUTANTS = (
             ),
         ),
         ("tests/semantics/test_quarantine.py",),
+    ),
+    Mutant(
+        "at most once called again",
+        "a call with at_most whose outcome is not known is never made again by itself",
+        (
+            Patch(
+                CONTEXT,
+                "            if at_most and known is not None and known[0] is Memo.INTENT:",
+                "            if False:",
+            ),
+        ),
+        (f"{AT_MOST}test_a_call_that_a_stop_cut_off_is_not_made_again",),
+    ),
+    Mutant(
+        "visits not counted",
+        "a handler with visits_max runs so often in a scope, and no more",
+        (
+            Patch(
+                "choreo/step/failing.py",
+                '{"visits": visits(gate) + 1}',
+                '{"visits": visits(gate)}',
+            ),
+        ),
+        (f"{VISITS}test_of_visits_at_the_same_time_as_many_count_as_may",),
+    ),
+    Mutant(
+        "misfitting answer kept",
+        "an answer that does not fit leaves the outcome unknown",
+        (Patch("choreo/step/failing.py", "    if call not in d.answers:", "    if True:"),),
+        (f"{AT_MOST}test_an_answer_that_returns_does_not_name_may_be_given_again",),
     ),
     Mutant(
         "claims of a piece kept",
