@@ -137,8 +137,8 @@ def _elements(stored: list[Any], read: list[Any], now: list[Any]) -> list[Any]:
 class Failure:
     """Why a delivery was given up: what `otherwise` handlers take.
 
-    `reason` is "attempts used up", "not retryable" or "killed"; `error` is the name of
-    the last exception's class, `message` its text, `attempts` how many were made.
+    `reason` is "attempts used up", "not retryable", "killed" or "visits used up"; `error` is
+    the name of the last exception's class, `message` its text, `attempts` how many were made.
     """
 
     reason: str

@@ -4,6 +4,7 @@
     expects  open from `after` to one of the expected events, or to the time-out
     join     what has arrived, by parameter
     unless   closed: the handler may not run any more
+    visits   how often a handler with `visits_max` has run; never closed
 
 What was seen is a hint. The row is written by compare-and-set on its `seq`: whoever loses
 reads again and decides again.
