@@ -76,7 +76,8 @@ def causes(case: Case) -> Iterator[str]:
 def order(case: Case) -> Iterator[str]:
     """What a handler published for a key stands in the order of what it was given.
 
-    Not for what was put off, nor for dead letters: those are run again when somebody says so.
+    Not for what was put off, nor for dead letters: those are run again when somebody says so,
+    and an edited one in the place of the original.
     """
     last: dict[tuple[object, ...], Record] = {}
     for _, record in steps(case):
@@ -85,7 +86,7 @@ def order(case: Case) -> Iterator[str]:
         cause = case.by_id.get(record.headers.get(CAUSE, ""))
         if declared is None or declared.kind != "on" or cause is None or cause.key is None:
             continue
-        if kind in declared.later or (step, id_of(cause)) in case.dead:
+        if kind in declared.later or (step, id_of(cause)) in case.dead or EDITED in cause.headers:
             continue
         chain = (step, cause.topic, cause.partition, cause.key)
         before = last.get(chain)

@@ -8,7 +8,7 @@ from choreo import Service
 from choreo.step.control import request
 from tests.semantics.events import Placed, Reserved
 from tests.semantics.lab import Lab
-from tests.semantics.test_redrive import Desk, judged
+from tests.semantics.test_redrive import ONCE, Desk, judged
 
 
 async def test_of_requests_at_once_one_is_done(lab: Lab) -> None:
@@ -51,3 +51,25 @@ async def test_a_dead_letter_of_a_renamed_handler_is_its_heirs(lab: Lab, action:
     async with lab.open(heir) as app:
         await lab.ask(app, "discard" if action == "discard" else "redrive", value=value)
     assert given == {"redrive": [1], "discard": [], "edit": [2]}[action]
+
+
+async def test_an_edited_one_that_others_were_held_behind_is_in_order_for_the_audit(
+    lab: Lab,
+) -> None:
+    service = Service("desk")
+    given: list[int] = []
+
+    @service.on(Placed, retry=ONCE, hold=True)
+    async def reserve(placed: Placed) -> Reserved:
+        if placed.n == 1:
+            raise ValueError("no room")
+        given.append(placed.n)
+        return Reserved(n=placed.n)
+
+    async with lab.open(service) as app:
+        for n in (1, 2):
+            await app.publish(Placed(n=n))
+        await lab.clock.settle()
+        await lab.ask(app, "redrive", value=b'{"k": "x", "n": 5}')
+    assert given == [5, 2]
+    assert await judged(lab) == []
