@@ -1,0 +1,84 @@
+"""The shop's services in one process that dies at each step, once: before or after its commit.
+
+`python -m tests.services.crashing before|after`, on the file that CHOREO_BROKER names.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from choreo import App, Service
+from choreo.app import embedded, system_clock
+from choreo.plan import Plan, Remember, Settle
+from choreo.ports import Applied, Store
+from services.demo.processes import MODULES
+
+CRASHED = "crashed"
+KILLED = 9
+
+
+class CrashingStore:
+    """A store whose process ends when a step is written for the first time."""
+
+    def __init__(self, inner: Store, folder: Path, when: str) -> None:
+        self._inner = inner
+        self._kept = folder / CRASHED
+        self._before = when == "before"
+        self._crashed = set(self._kept.read_text().split("\n") if self._kept.exists() else ())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def apply(self, plans: Sequence[Plan]) -> Sequence[Applied | BaseException]:
+        """Write; or end the process, before or after."""
+        fresh = {step for plan in plans for step in steps_of(plan)} - self._crashed
+        if fresh:
+            with self._kept.open("a") as kept:
+                kept.write("\n".join([*fresh, ""]))
+                kept.flush()
+                os.fsync(kept.fileno())
+        if fresh and self._before:
+            os._exit(KILLED)
+        results = await self._inner.apply(plans)
+        if fresh:
+            os._exit(KILLED)
+        return results
+
+
+def steps_of(plan: Plan) -> list[str]:
+    """Name the writes of a plan: the end of a delivery, and each outside call's."""
+    named = [
+        f"{change.handler} {change.subject.hex()}"
+        for change in plan.changes
+        if isinstance(change, Settle) and not change.spawn
+    ]
+    named += [
+        f"{change.name} {change.subject.hex()} {change.state.name}"
+        for change in plan.changes
+        if isinstance(change, Remember)
+    ]
+    if plan.want is not None:
+        named.append(f"{plan.want.handler} {plan.want.subject.hex()}")
+    return named
+
+
+async def main(when: str) -> None:
+    """Run all services until told to end."""
+    clock = system_clock()
+    broker, store = embedded(clock=clock)
+    folder = Path(os.environ["CHOREO_BROKER"].removeprefix("sqlite:///")).parent
+    services: list[Service] = [
+        next(one for one in vars(import_module(module)).values() if isinstance(one, Service))
+        for module in MODULES
+    ]
+    crashing: Any = CrashingStore(store, folder, when)
+    async with App(*services, broker=broker, store=crashing, clock=clock) as app:
+        await app.serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
