@@ -60,7 +60,7 @@ def test_what_retries_and_what_is_missing() -> None:
         message="500", attempts_max=4, unknown=True,
     )  # fmt: skip
     lines = drawn(log).splitlines()
-    assert lines[0] == "↻ retrying  ⚠ stuck  order  A-1"
+    assert lines[0] == "↻ retrying  order  A-1"
     assert lines[3] == "✘ pay.capture: ProviderError: 500"
     effort = "pay.capture  250 ms  attempt 2 of 4"
     known = "outcome unknown, tried until it is known"

@@ -48,7 +48,7 @@ class Row:
     run: int = 0
     attempt: int = 0
     due: float | None = None
-    chain: str = ""
+    chain: str | None = None  # a row that has one holds what comes later in it, dead ones too
 
     @property
     def parked(self) -> bool:
@@ -119,13 +119,13 @@ class Model:
             if change.status is Status.PARKED and due is None:
                 due = None if self._ahead(change.handler, kept.chain, offset) else 0.0
             self.inbox[name] = Row(change.status, offset, kept.run, kept.attempt, due, kept.chain)
-        if row is not None and row.chain and change.status is not Status.PARKED:
+        if row is not None and row.chain and not (kept is not None and kept.chain):
             self._release(change.handler, row.chain)
 
     def chain(self, handler: str, chain: str) -> list[Row]:
-        """List what is parked in a chain, in input order."""
+        """List what holds a chain, or waits in it, in input order."""
         rows = [row for (name, _), row in self.inbox.items() if name == handler]
-        found = [row for row in rows if row.parked and row.chain == chain]
+        found = [row for row in rows if row.chain == chain]
         return sorted(found, key=lambda row: row.offset)
 
     def _ahead(self, handler: str, chain: str, offset: int) -> bool:
@@ -133,7 +133,7 @@ class Model:
 
     def _release(self, handler: str, chain: str) -> None:
         for row in self.chain(handler, chain)[:1]:
-            if row.due is None:
+            if row.parked and row.due is None:
                 row.due = 0.0
 
     def _cancel(self, change: CancelTimer) -> None:
@@ -166,9 +166,9 @@ class Model:
         return [*rows, *(timer.due for timer in self.timers.values())]
 
     def held(self) -> set[tuple[str, str]]:
-        """List the chains in which something is parked."""
+        """List the chains in which something is parked, or dead and held."""
         return {
             (handler, row.chain)
             for (handler, _), row in self.inbox.items()
-            if row.parked and row.chain
+            if row.chain
         }
