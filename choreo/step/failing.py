@@ -84,13 +84,18 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
         changes = (*finish_timer(d), *unfit, *_dead(d, now, "outcome unknown", about))
         return Verdict(Plan(d.owned, changes))
     down = isinstance(error, StoreError) and error.transient
-    if d.unknown or d.owes_undo or down or handler.kind is Kind.COMPENSATE:
+    was_killed = isinstance(error, HandlerError) and error.code == KILLED
+    if was_killed and (d.intended or handler.kind is Kind.COMPENSATE):
+        # What it has begun outside has to come to an end: it is tried for ever, but seldom.
+        d.crashes = 0
+        d.unknowns += 1
+        delay = UNKNOWN_OUTCOME.longest_s
+    elif d.unknown or d.owes_undo or down or handler.kind is Kind.COMPENSATE:
         d.unknowns += 1
         delay = UNKNOWN_OUTCOME.delay_s(d.attempt, draw)
     elif d.undoing:
         return Verdict(given_up(d, seen, now, "attempts used up", about))
     elif not _retryable(d, error):
-        was_killed = isinstance(error, HandlerError) and error.code == KILLED
         reason = "killed" if was_killed else "not retryable"
         return Verdict(given_up(d, seen, now, reason, about))
     elif final(d, error):

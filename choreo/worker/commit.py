@@ -149,6 +149,8 @@ class Committer:
             return
         load = partial(pipeline.store.load, [want(d)])
         (d.loaded,) = await pipeline.outlasting(load, waiting=1)
+        if d.route.memos:
+            d.memos = dict(d.loaded.memos)
         now = pipeline.clock.now()
         try:
             again = before_run(d, d.loaded, now)

@@ -167,8 +167,4 @@ class Model:
 
     def held(self) -> set[tuple[str, str]]:
         """List the chains in which something is parked, or dead and held."""
-        return {
-            (handler, row.chain)
-            for (handler, _), row in self.inbox.items()
-            if row.chain
-        }
+        return {(handler, row.chain) for (handler, _), row in self.inbox.items() if row.chain}

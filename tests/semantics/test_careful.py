@@ -1,12 +1,13 @@
-"""After crashes: what was settled before them holds nobody up."""
+"""After crashes: what was settled before them holds nobody up; what called outside goes on."""
 
 import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from choreo import App, Service
-from tests.semantics.events import Placed, Reserved
+from choreo import App, Context, Failure, Service
+from choreo.worker import Limits
+from tests.semantics.events import Paid, Placed, Reserved
 
 SETTLED = 150
 WITHIN_S = 15.0
@@ -47,3 +48,50 @@ async def test_what_was_settled_before_is_passed_over_at_once(tmp_path: Path) ->
         async with asyncio.timeout(WITHIN_S):
             await until(SETTLED)
     assert len(taken) == SETTLED + 1
+
+
+async def test_what_has_called_outside_is_never_given_up_as_killed(tmp_path: Path) -> None:
+    service = Service("desk")
+    calls: list[int] = []
+    stood_in: list[str] = []
+    running = asyncio.Event()
+
+    async def charge() -> None:
+        calls.append(1)
+
+    @service.on(Placed)
+    async def pay(placed: Placed, ctx: Context) -> Paid:
+        await ctx.once("charge", charge)
+        running.set()
+        await asyncio.Event().wait()  # until the process ends
+        return Paid(k=placed.k)
+
+    @service.otherwise(pay)
+    async def give_up(placed: Placed, why: Failure) -> Reserved:
+        stood_in.append(why.reason)
+        return Reserved(k=placed.k)
+
+    limits = Limits(crashes_max=2, drain_s=0.01)
+    async with App(service, folder=tmp_path, limits=limits) as app:
+        await app.publish(Placed(k="a"))
+        await running.wait()
+    told: list[tuple[object, ...]] = []
+    for _ in range(12):
+        crash(tmp_path)
+        running.clear()
+        async with App(service, folder=tmp_path, limits=limits):
+            async with asyncio.timeout(WITHIN_S):
+                while not running.is_set() and not told:
+                    await asyncio.sleep(0.02)
+                    told = rows(tmp_path, "SELECT 1 FROM log WHERE instr(value, 'CH5012')")
+        if told:
+            break
+    assert told, "it was never counted"
+    assert calls == [1]
+    assert not stood_in
+    assert rows(tmp_path, "SELECT status FROM inbox WHERE due IS NOT NULL") == [(1,)]
+
+
+def rows(folder: Path, sql: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(folder / "choreo.db", timeout=10)) as db:
+        return db.execute(sql).fetchall()

@@ -15,6 +15,7 @@ from choreo import App, Service
 from choreo.app import embedded, system_clock
 from choreo.plan import Plan, Remember, Settle
 from choreo.ports import Applied, Store
+from choreo.worker import Limits
 from services.demo.processes import MODULES
 
 CRASHED = "crashed"
@@ -76,7 +77,9 @@ async def main(when: str) -> None:
         for module in MODULES
     ]
     crashing: Any = CrashingStore(store, folder, when)
-    async with App(*services, broker=broker, store=crashing, clock=clock) as app:
+    limits = Limits(crashes_max=10 * 1000)  # it is no delivery's fault
+    app = App(*services, broker=broker, store=crashing, clock=clock, limits=limits)
+    async with app:
         await app.serve()
 
 

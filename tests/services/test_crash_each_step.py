@@ -13,7 +13,7 @@ from services.demo.report import status_of
 from tests.services.crashing import CRASHED, KILLED
 from tests.services.killing import Killed
 
-COUNT = 8
+COUNT = 4
 CRASHES_MAX = 400
 WITHIN_S = 200
 
@@ -69,7 +69,7 @@ def verdict(folder: Path, when: str) -> dict[str, str]:
         shop.close()
     if when:
         steps = [line for line in (folder / CRASHED).read_text().split("\n") if line]
-        assert len(steps) == len(set(steps)) > 10 * COUNT
+        assert len(steps) == len(set(steps)) > 8 * COUNT
         assert crashed.kills > COUNT
     return {flow["key"]: status_of(flow) for flow in flows}
 
