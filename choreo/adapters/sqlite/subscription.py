@@ -124,6 +124,8 @@ class SqliteSubscription:
             self._group,
             members.LEASE_S,
         )
+        if self._giving is not None:  # its partitions are not to be taken again before it ends
+            await asyncio.gather(self._giving, return_exceptions=True)
         await self._withhold(list(self._committed))
         await self._enter()
         self._kicked.set()
