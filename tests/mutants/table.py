@@ -243,8 +243,8 @@ MUTANTS = (
         (
             Patch(
                 "choreo/step/failing.py",
-                "    if d.unknown or d.owes_undo or down or",
-                "    if d.owes_undo or down or",
+                "    elif d.unknown or d.owes_undo or down or",
+                "    elif d.owes_undo or down or",
             ),
         ),
         (f"{ONCE}test_an_unknown_outcome_is_tried_for_ever_with_one_key_and_uses_no_attempt",),
