@@ -39,7 +39,7 @@ def bare(path: Path, count: int) -> None:
     with closing(bare_log(path)) as connection:
         _tell(ready=True)
         while len(late) < count:
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # the bare way to notice a commit: this is the baseline
             (now,) = connection.execute("PRAGMA data_version").fetchone()
             if now != version:
                 version = now

@@ -43,7 +43,7 @@ class Pacer:
         for n in range(self.count):
             early = self.intended(n) - time.perf_counter()
             if early > 0:
-                time.sleep(early)
+                time.sleep(early)  # in a thread of its own: the pace owes nothing to the loop
             self._act(n)
 
 

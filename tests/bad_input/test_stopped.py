@@ -38,7 +38,7 @@ def stop_once():
         Path("stopped").write_text(str(os.getpid()))
         if how == "blocked":
             while not Path("go-on").exists():
-                time.sleep(0.01)
+                time.sleep(0.01)  # blocks the event loop: what the test is about
         else:
             os.kill(os.getpid(), signal.SIGSTOP)
 
