@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
@@ -292,6 +292,7 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             self.own_end, self.doubtful = before, True
+            self._doubt(connection)
             again = [work for work in group if work.again and isinstance(exc, TakenBackError)]
             group = [work for work in group if work not in again]
             outcomes = [exc] * len(group)
@@ -311,6 +312,13 @@ class Database:
             if end > self.own_end:
                 self._hand_over(lambda: self.on_foreign(end))
         return end
+
+    def _doubt(self, connection: sqlite3.Connection) -> None:
+        """See whether what was told to have failed is there; if not even that can be seen, later."""
+        with suppress(sqlite3.Error):
+            end = last_position(connection)
+            if end > self.own_end:
+                self._hand_over(lambda: self.on_foreign(end))
 
     def _perform(self, connection: sqlite3.Connection, work: Work) -> BaseException | None:
         connection.execute("SAVEPOINT work")
