@@ -92,7 +92,8 @@ class Record:
 
     `trusted` says that this very process wrote the bytes: limits need not be checked again;
     `fresh`, that it also published this id for the first time: nobody can have handled it.
-    `raw_id` is the event's id as 16 bytes, once somebody has worked it out.
+    `raw_id` is the event's id as 16 bytes, once somebody has worked it out; `row` its place in
+    the outbox of a store that has one.
     """
 
     __slots__ = (
@@ -102,6 +103,7 @@ class Record:
         "offset",
         "partition",
         "raw_id",
+        "row",
         "topic",
         "trusted",
         "value",
@@ -125,6 +127,7 @@ class Record:
         self.offset = offset
         self.trusted = self.fresh = False
         self.raw_id = b""
+        self.row = 0
 
     def __repr__(self) -> str:
         kind = self.headers.get(TYPE, "?")

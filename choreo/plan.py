@@ -23,6 +23,7 @@ __all__ = [
     "Publish",
     "Remember",
     "SaveState",
+    "Sent",
     "SetTimer",
     "Settle",
     "Source",
@@ -164,7 +165,13 @@ class SaveState(NamedTuple):
     value: bytes
 
 
-Change = Settle | Publish | SetTimer | CancelTimer | Gate | Remember | SaveState
+class Sent(NamedTuple):
+    """Forget rows of the outbox: their records are on their topics."""
+
+    rows: tuple[int, ...]
+
+
+Change = Settle | Publish | SetTimer | CancelTimer | Gate | Remember | SaveState | Sent
 
 
 class Owned:

@@ -30,6 +30,7 @@ from choreo.ports import (
     BrokerTraits,
     Due,
     Seen,
+    Since,
     Store,
     StoreTraits,
     Subscription,
@@ -155,7 +156,7 @@ class FaultyBroker(_Faulty):
         return subscription
 
     async def read(
-        self, topics: Sequence[str] | None, *, since: int = 0, follow: bool = False
+        self, topics: Sequence[str] | None, *, since: Since = 0, follow: bool = False
     ) -> AsyncIterator[Sequence[Record]]:
         await self.before("read")
         batches = self._inner.read(topics, since=since, follow=follow)
@@ -163,6 +164,10 @@ class FaultyBroker(_Faulty):
             async for records in batches:
                 yield records
                 await self.before("read")
+
+    async def ends(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+        await self.before("ends")
+        return await self._inner.ends(topics)
 
     async def ensure(self, topics: Sequence[Topic]) -> None:
         await self.before("ensure")

@@ -96,7 +96,7 @@ class Model:
             if version != change.version:
                 raise LostError(Applied.CONFLICT)
             self.states[change.type, change.key] = (NEW, change.value)
-        else:
+        elif isinstance(change, Remember):
             self._remember(change)
 
     def _settle(self, change: Settle) -> None:

@@ -36,6 +36,7 @@ from choreo.ports import (
     BrokerTraits,
     Due,
     Seen,
+    Since,
     Store,
     StoreTraits,
     Subscription,
@@ -68,6 +69,13 @@ async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
             return await ask()
 
 
+def _beyond(since: Since, records: Sequence[Record]) -> Since:
+    """Give where to read on."""
+    if isinstance(since, int):
+        return max(one.offset for one in records) + 1
+    return {**since, **{Partition(r.topic, r.partition): r.offset + 1 for r in records}}
+
+
 class RetryingBroker:
     """For a broker whose answers are never lost: each record would be there twice."""
 
@@ -88,16 +96,19 @@ class RetryingBroker:
         return RetryingSubscription(await until_answered(subscribe))
 
     async def read(
-        self, topics: Sequence[str] | None, *, since: int = 0, follow: bool = False
+        self, topics: Sequence[str] | None, *, since: Since = 0, follow: bool = False
     ) -> AsyncIterator[Sequence[Record]]:
         while True:
             with suppress(AgainError), transient_is_again():
                 batches = self._inner.read(topics, since=since, follow=follow)
                 async with aclosing(batches):  # type: ignore[type-var]
                     async for records in batches:
-                        since = max(one.offset for one in records) + 1
+                        since = _beyond(since, records)
                         yield records
                 return
+
+    async def ends(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+        return await until_answered(lambda: self._inner.ends(topics))
 
     async def ensure(self, topics: Sequence[Topic]) -> None:
         await until_answered(lambda: self._inner.ensure(topics))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,8 @@ from choreo.adapters.sqlite.database import last_position
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.subscription import SqliteSubscription
 from choreo.errors import BrokerClosedError, BrokerError
-from choreo.events import Record
-from choreo.ports import Assignee, BrokerTraits, Topic
+from choreo.events import Partition, Record
+from choreo.ports import Assignee, BrokerTraits, Since, Topic
 
 __all__ = ["SqliteBroker"]
 
@@ -86,11 +86,12 @@ class SqliteBroker:
         return subscription
 
     async def read(
-        self, topics: Sequence[str] | None, *, since: int = 0, follow: bool = False
+        self, topics: Sequence[str] | None, *, since: Since = 0, follow: bool = False
     ) -> AsyncIterator[Sequence[Record]]:
         self._check()
         await self._log.open()
-        start = max(since, 1)
+        marks: Mapping[Partition, int] = {} if isinstance(since, int) else since
+        start = max(since, 1) if isinstance(since, int) else 1
         if follow:
             await self._log.follow()
         while not self._closed:
@@ -101,11 +102,25 @@ class SqliteBroker:
                 scan = partial(self._log.scan, start=start, end=end, topics=numbers, most=READ_MOST)
                 records, reached = await self._database.read(scan)
                 start = reached + 1
+                if marks:
+                    records = [one for one in records if one.offset >= marks.get(_place(one), 1)]
                 if records:
                     yield records
             if not follow:
                 return
             await self._log.wait_beyond(start - 1)
+
+    async def ends(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+        self._check()
+        await self._log.open()
+        await self._log.refresh()
+        end = await self._database.read(last_position)
+        known = self._log.topics
+        return {
+            Partition(name, number): end + 1
+            for name in topics
+            for number in range(known[name][1] if name in known else 0)
+        }
 
     def _numbers(self, topics: Sequence[str] | None) -> list[int] | None:
         if topics is None:
@@ -130,6 +145,10 @@ class SqliteBroker:
             raise BrokerClosedError(
                 "used after close", fix="make a new broker", file=self._database.path
             )
+
+
+def _place(record: Record) -> Partition:
+    return Partition(record.topic, record.partition)
 
 
 _Pending = tuple[Sequence[Record], list[Any], asyncio.Future[None]]

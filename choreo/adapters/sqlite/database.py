@@ -314,7 +314,7 @@ class Database:
         return end
 
     def _doubt(self, connection: sqlite3.Connection) -> None:
-        """See whether what was told to have failed is there; if not even that can be seen, later."""
+        """See whether what was told to have failed is there; the watcher looks later, if not."""
         with suppress(sqlite3.Error):
             end = last_position(connection)
             if end > self.own_end:

@@ -28,7 +28,7 @@ from choreo.testing.contracts.place import (
     subject,
     want,
 )
-from choreo.testing.contracts.polling import refused
+from choreo.testing.contracts.written import refused
 
 __all__ = ["ClaimContract"]
 

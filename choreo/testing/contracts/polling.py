@@ -1,4 +1,4 @@
-"""What every broker promises of publishing, polling and reading, as tests to inherit."""
+"""What every broker promises of publishing and polling, as tests to inherit."""
 # ruff: noqa: PLR2004 - these are tests: expected values are literal
 
 from __future__ import annotations
@@ -6,27 +6,39 @@ from __future__ import annotations
 import asyncio
 import unittest
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import Any
 
 from choreo.errors import BrokerClosedError, ChoreoError
 from choreo.events import Headers, Partition, Record
-from choreo.ports import Broker, Subscription, Topic
+from choreo.ports import Topic
 from choreo.testing.contracts.cancelling import cancelled_at
+from choreo.testing.contracts.written import (
+    MANY,
+    MIB,
+    ONE,
+    WAIT_S,
+    MakeBroker,
+    at,
+    by_partition,
+    everything,
+    opened,
+    places,
+    record,
+    refused,
+    take,
+    turns,
+    values,
+)
 
-__all__ = ["MakeBroker", "PollingContract"]
-
-MakeBroker = Callable[[], Awaitable[Broker]]
-MANY, ONE = Topic("contract.many", 4), Topic("contract.one", 1)
-WAIT_S = 20.0
-MIB = 1 << 20
+__all__ = ["PollingContract"]
 
 
 class PollingContract:
-    """Publishing, polling, reading; `BrokerContract` has these, too."""
+    """Publishing, polling; `BrokerContract` has these, too."""
 
     # ── publish ──────────────────────────────────────────────────────────────────────────
 
@@ -217,51 +229,6 @@ class PollingContract:
                 async with asyncio.timeout(WAIT_S):
                     assert values(await polling) == [str(n).encode()]
 
-    # ── read, ensure ─────────────────────────────────────────────────────────────────────
-
-    async def test_reading_begins_where_it_is_told(self, make: MakeBroker) -> None:
-        """From a position on, that one included; only the topics named, or all."""
-        async with opened(make) as broker:
-            records = [record("k", str(n), topic=ONE.name) for n in range(5)]
-            await broker.publish([*records, record("k", "other")])
-            for n in range(5):
-                read = await everything(broker, [ONE.name], since=records[n].offset)
-                assert read == records[n:]
-            after = await everything(broker, [ONE.name], since=records[4].offset + 1)
-            assert not after
-            assert values(await everything(broker, [MANY.name])) == [b"other"]
-            assert len(await everything(broker)) == 6
-
-    async def test_reading_leaves_no_trace(self, make: MakeBroker) -> None:
-        """A reader belongs to no group: it moves nobody's position."""
-        async with opened(make) as broker:
-            await broker.publish([record("k", str(n), topic=ONE.name) for n in range(3)])
-            await everything(broker)
-            subscription = await broker.subscribe("group", [ONE.name])
-            assert len(await take(subscription, 3)) == 3
-
-    async def test_a_follower_sees_what_comes_later(self, make: MakeBroker) -> None:
-        """It does not end at the end, and leaves nothing out on the way."""
-        async with opened(make) as broker:
-            await broker.publish([record("k", "0", topic=ONE.name)])
-            seen: list[bytes] = []
-            async with asyncio.timeout(WAIT_S), following(broker) as batches:
-                async for batch in batches:
-                    seen += values(batch)
-                    if len(seen) == 6:
-                        break
-                    await broker.publish([record("k", str(len(seen)), topic=ONE.name)])
-            assert seen == [str(n).encode() for n in range(6)]
-
-    async def test_topics_are_created_once(self, make: MakeBroker) -> None:
-        """`ensure` again, with the same or more topics, changes nothing that is there."""
-        async with opened(make) as broker:
-            await broker.publish([record("k", "1", topic=ONE.name)])
-            await broker.ensure([ONE, Topic("contract.new", 2), ONE])
-            await broker.ensure([])
-            await broker.publish([record("k", "2", topic="contract.new")])
-            assert sorted(values(await everything(broker))) == [b"1", b"2"]
-
     # ── close, reopen ────────────────────────────────────────────────────────────────────
 
     async def test_a_closed_subscription_gives_nothing(self, make: MakeBroker) -> None:
@@ -392,93 +359,3 @@ class PollingContract:
             await subscription.close()
             again = await broker.subscribe("group", [ONE.name])
             assert await take(again, 39 - n) == records[n + 1 :]
-
-
-# ── what the tests are written with ──────────────────────────────────────────────────────
-
-
-@asynccontextmanager
-async def opened(make: MakeBroker) -> AsyncIterator[Broker]:
-    """Open a broker with the two topics, and close it."""
-    broker = await make()
-    try:
-        await broker.ensure([MANY, ONE])
-        yield broker
-    finally:
-        await broker.close()
-
-
-@asynccontextmanager
-async def following(broker: Broker) -> AsyncIterator[AsyncIterator[Sequence[Record]]]:
-    """Follow the one-partition topic, and end the iteration when done."""
-    batches = broker.read([ONE.name], follow=True)
-    async with aclosing(batches):  # type: ignore[type-var]
-        yield batches
-
-
-class refused:  # noqa: N801 - reads as the statement it is
-    """Expect an error of a class: `with refused(BrokerClosedError): …`."""
-
-    def __init__(self, expected: type[BaseException]) -> None:
-        """Name the class."""
-        self.expected = expected
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        assert kind is not None, f"{self.expected.__name__} was not raised"
-        return issubclass(kind, self.expected)
-
-
-def record(key: str, value: str, *, topic: str = MANY.name) -> Record:
-    """Make a record to publish."""
-    return Record(topic, key.encode(), {"ce_id": value}, value.encode())
-
-
-def at(one: Record) -> Partition:
-    """Name a record's partition."""
-    return Partition(one.topic, one.partition)
-
-
-def values(records: Iterable[Record]) -> list[bytes]:
-    """List the values."""
-    return [one.value for one in records]
-
-
-def places(records: Iterable[Record]) -> list[tuple[Partition, int]]:
-    """List where records stand."""
-    return [(at(one), one.offset) for one in records]
-
-
-def by_partition(records: Iterable[Record]) -> list[tuple[Partition, list[int]]]:
-    """List the offsets of each partition in the order of the records."""
-    found: dict[Partition, list[int]] = defaultdict(list)
-    for one in records:
-        found[at(one)].append(one.offset)
-    return sorted(found.items())
-
-
-async def everything(
-    broker: Broker, topics: Sequence[str] | None = None, *, since: int = 0
-) -> list[Record]:
-    """Read to the end."""
-    async with asyncio.timeout(WAIT_S):
-        return [one async for batch in broker.read(topics, since=since) for one in batch]
-
-
-async def take(subscription: Subscription, wanted: int) -> list[Record]:
-    """Poll until that many records have come, and no more."""
-    seen: list[Record] = []
-    async with asyncio.timeout(WAIT_S):
-        while len(seen) < wanted:
-            batch = await subscription.poll(wanted - len(seen))
-            assert batch, "a poll gave nothing, and the subscription is open"
-            seen += batch
-    return seen
-
-
-async def turns(number: int) -> None:
-    """Let the loop turn."""
-    for _ in range(number):
-        await asyncio.sleep(0)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from choreo.events import Partition, Record
 from choreo.ports import Broker, Subscription
-from choreo.testing.contracts.polling import (
+from choreo.testing.contracts.written import (
     MANY,
     WAIT_S,
     MakeBroker,
