@@ -117,8 +117,11 @@ class Broker(Protocol):
         """
         ...
 
-    async def ends(self, topics: Sequence[str]) -> Mapping[Partition, int]:
-        """Give, per partition, the offset that the next record will have, or a later one."""
+    async def ends(self, topics: Sequence[str] | None) -> Mapping[Partition, int]:
+        """Give, per partition, the offset that the next record will have, or a later one.
+
+        None: of all topics there are, so this also tells which there are.
+        """
         ...
 
     async def ensure(self, topics: Sequence[Topic]) -> None:

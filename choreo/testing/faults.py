@@ -165,7 +165,7 @@ class FaultyBroker(_Faulty):
                 yield records
                 await self.before("read")
 
-    async def ends(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+    async def ends(self, topics: Sequence[str] | None) -> Mapping[Partition, int]:
         await self.before("ends")
         return await self._inner.ends(topics)
 

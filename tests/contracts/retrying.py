@@ -107,7 +107,7 @@ class RetryingBroker:
                         yield records
                 return
 
-    async def ends(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+    async def ends(self, topics: Sequence[str] | None) -> Mapping[Partition, int]:
         return await until_answered(lambda: self._inner.ends(topics))
 
     async def ensure(self, topics: Sequence[Topic]) -> None:

@@ -110,7 +110,7 @@ class SqliteBroker:
                 return
             await self._log.wait_beyond(start - 1)
 
-    async def ends(self, topics: Sequence[str]) -> Mapping[Partition, int]:
+    async def ends(self, topics: Sequence[str] | None) -> Mapping[Partition, int]:
         self._check()
         await self._log.open()
         await self._log.refresh()
@@ -118,7 +118,7 @@ class SqliteBroker:
         known = self._log.topics
         return {
             Partition(name, number): end + 1
-            for name in topics
+            for name in (known if topics is None else topics)
             for number in range(known[name][1] if name in known else 0)
         }
 

@@ -63,6 +63,18 @@ class ReadingContract:
             read = await everything(broker, [MANY.name], since=ends)
             assert values(read) == [b"after"] * 10
 
+    async def test_the_ends_of_all_topics_tell_which_there_are(self, make: MakeBroker) -> None:
+        """A topic made a moment ago is among them, empty or not; each with all its partitions."""
+        async with opened(make) as broker:
+            await broker.ensure([Topic("contract.new", 2)])
+            ends = await broker.ends(None)
+            for topic in (ONE, MANY, Topic("contract.new", 2)):
+                mine = {place for place in ends if place.topic == topic.name}
+                assert mine == {Partition(topic.name, n) for n in range(topic.partitions)}
+            assert await broker.ends([MANY.name]) == {
+                place: end for place, end in ends.items() if place.topic == MANY.name
+            }
+
     async def test_reading_leaves_no_trace(self, make: MakeBroker) -> None:
         """A reader belongs to no group: it moves nobody's position."""
         async with opened(make) as broker:
