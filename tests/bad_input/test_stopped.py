@@ -1,6 +1,7 @@
 """A process that stops for longer than its lease (SIGSTOP, a blocked loop), then goes on.
 
-Leases are shorter here than they are, so that the test is; all else is as it is.
+Leases are shorter here than they are, so that the tests are; all else is as it is. The last
+two leave them as they are, and stop or block for as long as it takes in life.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from choreo import App
+from choreo.adapters.sqlite import members
 from tests.bad_input.desk import WITHIN_S, Desk, until
 from tests.cli.conftest import Terminal
 from tests.semantics.events import Placed
@@ -28,9 +30,10 @@ from choreo.running import alone
 from choreo.worker import Limits
 from tests.semantics.events import Paid, Placed, Sent
 
-members.LEASE_S = 1.5
-database.BUSY_MAX_S = 0.5
-how = sys.argv[1]
+how, length = sys.argv[1:]
+if length == "short":
+    members.LEASE_S = 1.5
+    database.BUSY_MAX_S = 0.5
 desk = Service("desk")
 
 def stop_once():
@@ -71,7 +74,7 @@ SOME = 160
 class Workers:
     """Some processes on one file, one of which stops in the middle of its work."""
 
-    def __init__(self, terminal: Terminal, how: str, count: int) -> None:
+    def __init__(self, terminal: Terminal, how: str, count: int, length: str = "short") -> None:
         terminal.write("worker.py", WORKER)
         self.folder = terminal.folder
         self.desk = Desk(terminal.folder / ".choreo")
@@ -79,7 +82,7 @@ class Workers:
         self.running: list[subprocess.Popen[str]] = []
         self.placed = 0
         for _ in range(count):
-            one = terminal.run_python("worker.py", how)
+            one = terminal.run_python("worker.py", how, length)
             assert one.stdout is not None
             assert one.stdout.readline() == "running\n"
             self.running.append(one)
@@ -106,6 +109,16 @@ class Workers:
         rows = self.desk.rows("SELECT count(*), count(DISTINCT n) FROM desk_sent")
         assert rows == [(self.placed, self.placed)]
         assert not self.desk.dead()
+
+    async def stop_between_writes(self) -> subprocess.Popen[str]:
+        """Let the next handler stop its process; it is let on to the end of what it wrote."""
+        stopped = await self.stop_one()
+        await until(lambda: is_stopped(stopped.pid))
+        while not can_be_written(self.desk.folder / "choreo.db"):
+            stopped.send_signal(signal.SIGCONT)
+            stopped.send_signal(signal.SIGSTOP)
+            await until(lambda: is_stopped(stopped.pid))
+        return stopped
 
     async def stop_one(self) -> subprocess.Popen[str]:
         """Let the next handler stop its process; give that."""
@@ -143,13 +156,8 @@ async def test_stopped_and_continued(terminal: Terminal, count: int) -> None:
     workers = Workers(terminal, "handler", count)
     await workers.publish()
     publishing = asyncio.create_task(workers.publish())
-    stopped = await workers.stop_one()
-    await until(lambda: is_stopped(stopped.pid))
+    stopped = await workers.stop_between_writes()
     began = time.monotonic()
-    while not can_be_written(workers.desk.folder / "choreo.db"):  # let it end what it wrote
-        stopped.send_signal(signal.SIGCONT)
-        stopped.send_signal(signal.SIGSTOP)
-        await until(lambda: is_stopped(stopped.pid))
     await publishing
     if count > 1:
         await workers.publish()
@@ -198,3 +206,39 @@ async def test_a_handler_that_blocks_its_loop_loses_its_work_to_another(
     await workers.publish()
     await workers.all_done()
     workers.end()
+
+
+@pytest.mark.timeout(150)
+async def test_stopped_for_twenty_seconds(terminal: Terminal) -> None:
+    workers = Workers(terminal, "handler", 2, "as it is")
+    await workers.publish()
+    publishing = asyncio.create_task(workers.publish())
+    stopped = await workers.stop_between_writes()
+    began = time.monotonic()
+    await publishing
+    await workers.all_done()  # by the other one, once the lease is over
+    assert time.monotonic() - began > members.LEASE_S / 2
+    await until(lambda: time.monotonic() > began + 20)
+    stopped.send_signal(signal.SIGCONT)
+    await workers.publish()
+    await workers.all_done()
+    assert any("CH3005" in out for out in workers.end())
+
+
+@pytest.mark.timeout(150)
+async def test_a_loop_blocked_for_fifteen_seconds(terminal: Terminal) -> None:
+    workers = Workers(terminal, "blocked", 2, "as it is")
+    await workers.publish()
+    publishing = asyncio.create_task(workers.publish())
+    blocked = await workers.stop_one()
+    began = time.monotonic()
+    await publishing
+    await workers.all_done()  # by the other one, once the lease is over
+    await until(lambda: time.monotonic() > began + 15)
+    (workers.folder / "go-on").touch()
+    await workers.publish()
+    await workers.all_done()
+    assert blocked.poll() is None
+    said = "".join(workers.end())
+    assert "CH5008" in said
+    assert "CH3005" in said
