@@ -249,10 +249,11 @@ class App:
             SOURCE: "app",
             TYPE: info.type,
             TIME: rfc3339(now),
-            SUBJECT: key,
             CONTENT_TYPE: JSON_TYPE,
             FLOW: flow,
         }
+        if key:  # an attribute that has no text is none
+            headers[SUBJECT] = key
         if info.topic not in self._topics:
             await self._ensure({info.topic})
         record = Record(info.topic, key.encode(), headers, encode(event))

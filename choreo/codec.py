@@ -1,9 +1,10 @@
 """Events to bytes and back: CloudEvents on a record, JSON values, limits before decoding.
 
 Binary mode (headers) is what choreo writes; structured mode (one JSON document as the
-value) is read too. Bytes that this process did not write itself are checked before they
-are decoded: size, nesting, duplicate keys, NaN.
-Source: CloudEvents 1.0.2, Kafka protocol binding 1.0.2.
+value) is read too. An empty value is no data: an event without fields. Bytes that this
+process did not write itself are checked before they are decoded: size, nesting, duplicate
+keys, NaN.
+Source: CloudEvents 1.0.2, its JSON format and its Kafka protocol binding 1.0.2.
 """
 
 from __future__ import annotations
@@ -12,13 +13,27 @@ import base64
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import SchemaValidator, core_schema, to_json
 
 from choreo.errors import DecodeError
-from choreo.events import CONTENT_TYPE, SPEC_VERSION, Event, Headers, Record
+from choreo.events import (
+    CAUSE,
+    CONTENT_TYPE,
+    FLOW,
+    ID,
+    SOURCE,
+    SPEC_VERSION,
+    SUBJECT,
+    TIME,
+    TYPE,
+    Event,
+    Headers,
+    Record,
+)
 
 __all__ = [
     "DEPTH_MAX",
@@ -27,7 +42,9 @@ __all__ = [
     "check_json",
     "decode",
     "encode",
+    "headers_from_pairs",
     "headers_from_text",
+    "headers_to_pairs",
     "headers_to_text",
     "pack_record",
     "reasons",
@@ -41,10 +58,17 @@ EVENT_BYTES_MAX = 1 << 20
 DEPTH_MAX = 64
 JSON_TYPE = "application/json"
 STRUCTURED = "application/cloudevents"
+STRUCTURED_JSON = "application/cloudevents+json"
+NO_FIELDS = b"{}"
 UNREADABLE = "choreo-unreadable"
 """Stands alone, with `RAW_HEADERS`, on a record whose headers say nothing that can be relied on."""
 RAW_HEADERS = "choreo-raw-headers"
 
+_ATTRIBUTE = "ce_"
+_NAME = re.compile(r"[a-z0-9]+")
+_KNOWN = frozenset((ID, SOURCE, TYPE, SPEC_VERSION, TIME, SUBJECT, FLOW, CAUSE))
+_ONCE = ("ce_", "choreo-", CONTENT_TYPE)
+_JSON_MEDIA = re.compile(r"[^;]*[/+]json\s*(;.*)?", re.IGNORECASE | re.DOTALL)
 _MARK = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 
 
@@ -58,7 +82,7 @@ def encode(event: Event) -> bytes:
 
 def decode(cls: type[E], record: Record) -> E:
     """Read the record's value as `cls`; raises DecodeError that names field and reason."""
-    value = record.value
+    value = record.value or NO_FIELDS
     if not record.trusted:
         check_json(value)
     try:
@@ -163,20 +187,63 @@ def headers_from_text(text: str | bytes) -> Headers:
         return _strict_headers(raw)
     if raw.count(b'"') != 4 * len(headers):  # a name twice, or a quote in a text
         return _strict_headers(raw)
-    return headers
+    why = _misnamed(headers)
+    return _unreadable(why, raw) if why else headers
 
 
 def _strict_headers(raw: bytes) -> Headers:
-    why = ""
     try:
         found = _STRICT.decode(raw.decode())
     except (ValueError, RecursionError) as exc:
-        why = str(exc)
-    else:
-        if isinstance(found, dict) and all(isinstance(one, str) for one in found.values()):
-            return found
-        why = "they are no JSON object of texts"
+        return _unreadable(str(exc), raw)
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        return _unreadable("they are no JSON object of texts", raw)
+    why = _misnamed(found)
+    return _unreadable(why, raw) if why else found
+
+
+def headers_to_pairs(headers: Headers) -> list[tuple[str, bytes]]:
+    """Give headers as Kafka takes them."""
+    return [(name, text.encode("utf-8", "surrogateescape")) for name, text in headers.items()]
+
+
+def headers_from_pairs(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:
+    """Read headers as Kafka gives them: names may repeat, and a value may be missing.
+
+    An attribute, or a header of ours, that stands twice makes all of them unreadable, as
+    does an attribute whose name CloudEvents does not allow. Of any other the last one holds.
+    """
+    found = list(pairs)
+    headers = {
+        name: "" if value is None else value.decode("utf-8", "surrogateescape")
+        for name, value in found
+    }
+    if len(headers) != len(found):
+        counts = Counter(name for name, _ in found)
+        twice = [name for name, n in counts.items() if n > 1 and name.startswith(_ONCE)]
+        if twice:
+            return _unreadable(f"header {twice[0]!r} stands twice", _listed(found))
+    why = _misnamed(headers)
+    return _unreadable(why, _listed(found)) if why else headers
+
+
+def _misnamed(headers: Headers) -> str:
+    """Say what is wrong with the name of an attribute, if anything is."""
+    if _KNOWN.issuperset(headers):
+        return ""
+    for name in headers:
+        if name.startswith(_ATTRIBUTE) and not _NAME.fullmatch(name, len(_ATTRIBUTE)):
+            return f"{name!r} is no attribute: their names have a-z and 0-9 only"
+    return ""
+
+
+def _unreadable(why: str, raw: bytes) -> Headers:
     return {UNREADABLE: why, RAW_HEADERS: raw.decode("utf-8", "backslashreplace")}
+
+
+def _listed(pairs: list[tuple[str, bytes | None]]) -> bytes:
+    texts = [(n, None if v is None else v.decode("utf-8", "backslashreplace")) for n, v in pairs]
+    return json.dumps(texts, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 _TEXT = core_schema.str_schema(strict=True)
@@ -186,38 +253,67 @@ _HEADERS = SchemaValidator(core_schema.dict_schema(_TEXT, _TEXT))
 def binary_mode(record: Record) -> Record:
     """Give the record in binary mode; one in structured mode is taken apart.
 
-    Raises DecodeError when the structured document is not one, or the headers say nothing.
+    What the document says goes before headers that say otherwise. Raises DecodeError when
+    the structured document is not one, or the headers say nothing.
     """
     if UNREADABLE in record.headers:
         raise _no_event(record, f"its headers can not be read: {record.headers[UNREADABLE]}")
-    if not record.headers.get(CONTENT_TYPE, "").startswith(STRUCTURED):
+    media = record.headers.get(CONTENT_TYPE, "").lower()
+    if not media.startswith(STRUCTURED):
         return record
+    if media.partition(";")[0].rstrip() != STRUCTURED_JSON:
+        raise _no_event(record, f"of structured CloudEvents only {STRUCTURED_JSON} is read")
     check_json(record.value)
     document = json.loads(record.value)
     if not isinstance(document, dict) or not isinstance(document.get("type"), str):
         raise _no_event(record, "a structured CloudEvent must be a JSON object with a type")
+    if b"\\u" in record.value:  # so it may hold half a character
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise _no_event(record, "a text of it is no Unicode: half a character") from None
     headers = {name: text for name, text in record.headers.items() if name != CONTENT_TYPE}
     value = _data(record, document)
-    content_type = document.pop("datacontenttype", JSON_TYPE)
-    for name, attribute in document.items():
-        headers[f"ce_{name}"] = attribute if isinstance(attribute, str) else json.dumps(attribute)
-    headers.setdefault(SPEC_VERSION, "1.0")
-    headers[CONTENT_TYPE] = str(content_type)
+    content_type = document.pop("datacontenttype", None) or JSON_TYPE
+    for name, said in document.items():
+        if said is not None:  # null is an attribute that is not there
+            headers[f"ce_{name}"] = _attribute(record, name, said)
+    if headers.setdefault(SPEC_VERSION, "1.0") != "1.0":
+        raise _no_event(record, f"CloudEvents {headers[SPEC_VERSION]!r} is not read, 1.0 is")
+    headers[CONTENT_TYPE] = _attribute(record, "datacontenttype", content_type)
     plain = Record(record.topic, record.key, headers, value, record.partition, record.offset)
     plain.trusted = record.trusted
     return plain
 
 
+def _attribute(record: Record, name: str, said: object) -> str:
+    """Write a text, a whole number or a truth as a header; there are no others."""
+    if not _NAME.fullmatch(name):
+        raise _no_event(record, f"{name!r} is no attribute: their names have a-z and 0-9 only")
+    if isinstance(said, str):
+        return said
+    if isinstance(said, int):  # bool is one
+        return json.dumps(said)
+    raise _no_event(record, f"attribute {name!r} is neither text, whole number nor truth")
+
+
 def _data(record: Record, document: dict[str, Any]) -> bytes:
-    """Take the data out of a structured document."""
-    data = document.pop("data", None)
+    """Take the data out of a structured document; empty when there is none."""
     encoded = document.pop("data_base64", None)
-    if encoded is None:
-        return json.dumps(data, separators=(",", ":")).encode()
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (ValueError, TypeError):
-        raise _no_event(record, "data_base64 of a structured CloudEvent is none") from None
+    if encoded is not None:
+        if "data" in document:
+            raise _no_event(record, "a structured CloudEvent has data or data_base64, not both")
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except (ValueError, TypeError):
+            raise _no_event(record, "data_base64 of a structured CloudEvent is none") from None
+    data = document.pop("data", None)
+    if data is None:
+        return b""
+    media = document.get("datacontenttype")
+    if isinstance(data, str) and isinstance(media, str) and not _JSON_MEDIA.fullmatch(media):
+        return data.encode()
+    return json.dumps(data, separators=(",", ":")).encode()
 
 
 def _no_event(record: Record, what: str) -> DecodeError:

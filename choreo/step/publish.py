@@ -74,7 +74,8 @@ def event_record(
     raw_id = derived_id(d.subject, salt)
     headers[ID] = id_text(raw_id)
     headers[TIME] = rfc3339(now)
-    headers[SUBJECT] = key
+    if key:  # an attribute that has no text is none
+        headers[SUBJECT] = key
     headers[FLOW] = flow or cause.get(FLOW) or cause.get(ID, "")
     headers[CAUSE] = cause.get(ID, "")
     headers[ATTEMPT] = "1" if d.attempt == 1 else str(d.attempt)
@@ -112,13 +113,15 @@ def nothing_record(
     info = type(made).__event__
     key = "" if info.key is None else str(getattr(made, info.key))
     headers = {
-        TIME: why.headers.get(TIME, ""),
         **spec_headers,
         ID: id_text(derived_id(subject, f"nothing/{info.type}".encode())),
-        SUBJECT: key,
         FLOW: flow_of(why),
         CAUSE: why.headers.get(ID, ""),
     }
+    if key:
+        headers[SUBJECT] = key
+    if TIME in why.headers:
+        headers.setdefault(TIME, why.headers[TIME])
     if BRANCH in why.headers:
         headers[BRANCH] = why.headers[BRANCH]
     record = Record(

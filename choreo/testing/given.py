@@ -17,7 +17,6 @@ from choreo.events import (
     FLOW,
     ID,
     SPEC_VERSION,
-    SUBJECT,
     TIME,
     TYPE,
     Event,
@@ -132,7 +131,6 @@ class Given:
             ID: id_,
             TYPE: info.type,
             TIME: rfc3339(now),
-            SUBJECT: "",
             CONTENT_TYPE: JSON_TYPE,
             FLOW: id_,
         }
