@@ -19,6 +19,7 @@ __all__ = [
     "GateKey",
     "Memo",
     "Owned",
+    "Passed",
     "Plan",
     "Publish",
     "Remember",
@@ -171,7 +172,19 @@ class Sent(NamedTuple):
     rows: tuple[int, ...]
 
 
-Change = Settle | Publish | SetTimer | CancelTimer | Gate | Remember | SaveState | Sent
+class Passed(NamedTuple):
+    """Note how far a group has come in a partition: all before `offset` has its row, or is past.
+
+    `end` is where the partition ends by now. From this a store that has no log in its own file
+    tells how old its rows are, and raises floors; one that has needs to be told nothing.
+    """
+
+    partition: Partition
+    offset: int
+    end: int
+
+
+Change = Settle | Publish | SetTimer | CancelTimer | Gate | Remember | SaveState | Sent | Passed
 
 
 class Owned:

@@ -18,6 +18,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 from choreo.errors import BrokerUnavailableError, ChoreoError, StoreUnavailableError
 from choreo.events import Partition, Record
@@ -29,6 +30,7 @@ from choreo.ports import (
     Broker,
     BrokerTraits,
     Due,
+    Outbox,
     Seen,
     Since,
     Store,
@@ -36,6 +38,7 @@ from choreo.ports import (
     Subscription,
     Topic,
     Tx,
+    Unsent,
     Want,
 )
 
@@ -365,6 +368,10 @@ class FaultyStore(_Faulty):
     ) -> tuple[Sequence[Due], float | None]:
         await self.before("due")
         return await self._inner.due(owned, skip=skip, most=most)
+
+    async def unsent(self, owned: Owned, *, after: int, most: int) -> Sequence[Unsent]:
+        await self.before("unsent")
+        return await cast("Outbox", self._inner).unsent(owned, after=after, most=most)
 
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         await self.before("prune")

@@ -23,7 +23,7 @@ from contextlib import (
     suppress,
 )
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from choreo.errors import ChoreoError
 from choreo.events import Partition, Record
@@ -35,6 +35,7 @@ from choreo.ports import (
     Broker,
     BrokerTraits,
     Due,
+    Outbox,
     Seen,
     Since,
     Store,
@@ -42,6 +43,7 @@ from choreo.ports import (
     Subscription,
     Topic,
     Tx,
+    Unsent,
     Want,
 )
 
@@ -231,6 +233,10 @@ class RetryingStore:
         self, owned: Owned, *, skip: Collection[tuple[str, bytes]], most: int
     ) -> tuple[Sequence[Due], float | None]:
         return await until_answered(lambda: self._inner.due(owned, skip=skip, most=most))
+
+    async def unsent(self, owned: Owned, *, after: int, most: int) -> Sequence[Unsent]:
+        outbox = cast("Outbox", self._inner)
+        return await until_answered(lambda: outbox.unsent(owned, after=after, most=most))
 
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         return await until_answered(lambda: self._inner.prune(group, keep, most=most))

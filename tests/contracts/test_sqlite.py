@@ -24,6 +24,18 @@ def broker_over(path: str | Path) -> MakeBroker:
     return make
 
 
+def place_beside(folder: Path | None) -> MakePlace:
+    """Make stores that publish nothing, in a file of their own or in memory, beside a log."""
+    clock = ManualClock()
+
+    async def make() -> Place:
+        paths = (MEMORY, MEMORY) if folder is None else (folder / "store.db", folder / "log.db")
+        store, log = (Log(Database(path)) for path in paths)
+        return Place(SqliteStore(store, clock=clock, publishes=False), SqliteBroker(log), clock)
+
+    return make
+
+
 def place_over(path: str | Path) -> MakePlace:
     clock = ManualClock()
 
@@ -50,6 +62,18 @@ class TestSqliteFileStore(StoreContract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> MakePlace:
         return place_over(tmp_path / "choreo.db")
+
+
+class TestSqliteFileOutboxStore(StoreContract):
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> MakePlace:
+        return place_beside(tmp_path)
+
+
+class TestSqliteMemoryOutboxStore(StoreContract):
+    @pytest.fixture
+    def make(self) -> MakePlace:
+        return place_beside(None)
 
 
 class TestSqliteMemoryStore(StoreContract):

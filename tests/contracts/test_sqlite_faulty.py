@@ -31,6 +31,7 @@ from choreo.testing import (
     Place,
     StoreContract,
 )
+from choreo.testing.contracts.outbox import OutboxContract
 from choreo.testing.contracts.place import opened, publish, published, settle
 from tests.contracts.retrying import RetryingBroker, RetryingStore, Unheard, until_answered
 
@@ -68,7 +69,8 @@ def fired() -> Iterator[Fired]:
         verbs = "publish subscribe read ensure poll commit"
         assert not fired.missing(FaultyBroker, "refused delayed", verbs)
         assert not fired.missing(FaultyBroker, "repeated", "poll")
-        assert not fired.missing(FaultyStore, "refused delayed", "own load apply due transaction")
+        verbs = "own load apply due unsent transaction"
+        assert not fired.missing(FaultyStore, "refused delayed", verbs)
         assert not fired.missing(FaultyStore, "ack_lost", "own apply transaction")
 
 
@@ -113,6 +115,24 @@ class TestSqliteFaultyStore(StoreContract):
         async with opened(make) as place:
             assert await place.apply(None, publish("root")) is Applied.DONE
             assert set(await published(place)) == {"root"}
+
+
+class TestSqliteFaultyOutbox(OutboxContract):
+    @pytest.fixture
+    def make(self, tmp_path: Path, chance: Random, fired: Fired) -> MakePlace:
+        clock = ManualClock()
+
+        async def make() -> Place:
+            unheard = Unheard()
+            log = Log(Database(tmp_path / "store.db"))
+            inner = SqliteStore(log, clock=clock, publishes=False)
+            seed = chance.getrandbits(32)
+            faulty = FaultyStore(inner, seed=seed, faults=STORE, unheard=unheard)
+            fired.made.append(faulty)
+            broker = SqliteBroker(Log(Database(tmp_path / "log.db")))
+            return Place(RetryingStore(faulty, unheard), broker, clock)
+
+        return make
 
 
 # ── what the faults themselves are ───────────────────────────────────────────────────────

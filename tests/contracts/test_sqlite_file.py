@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
+from choreo.adapters.sqlite.schema import VERSION, WITH_OUTBOX
 from choreo.errors import ChoreoError
 from choreo.plan import Status
 from choreo.ports import Applied
@@ -111,6 +112,31 @@ async def test_killed_at_any_moment_what_was_told_is_there(tmp_path: Path, lines
         assert await place.status(n) is Status.DONE
     assert await place.status(len(seen)) is None
     await place.close()
+
+
+async def test_a_file_of_before_opens_with_an_outbox_and_older_versions_refuse_it(
+    tmp_path: Path,
+) -> None:
+    """They would never publish what is in it. A file that a log shares stays as it was."""
+    path = tmp_path / "choreo.db"
+    shared = place_at(path)
+    await shared.broker.ensure([TOPIC])
+    await shared.apply(await shared.own(), settle(1))
+    await shared.close()
+    assert version(path) == VERSION
+    for n in (2, 3):
+        store = SqliteStore(Log(Database(path)), clock=ManualClock(), publishes=False)
+        beside = Place(store, SqliteBroker(Log(Database(tmp_path / "log.db"))), ManualClock())
+        assert await beside.status(1) is Status.DONE
+        assert await beside.apply(await beside.own(), settle(n), publish(str(n))) is Applied.DONE
+        assert len(await published(beside)) == n - 1
+        await beside.close()
+        assert version(path) == WITH_OUTBOX > VERSION
+
+
+def version(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def damaged_head(path: Path) -> None:

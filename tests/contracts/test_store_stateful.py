@@ -23,13 +23,14 @@ from choreo.plan import (
     Plan,
     Remember,
     SaveState,
+    Sent,
     SetTimer,
     Settle,
     Status,
 )
 from choreo.ports import Applied, Seen, Tx, Want
 from choreo.testing import ManualClock, Place
-from choreo.testing.contracts.place import TOPIC, publish, published, source, subject
+from choreo.testing.contracts.place import TOPIC, publish, published, source, subject, unsent
 from tests.contracts.model import NEW, Model
 
 HANDLERS = ("contract.take", "contract.take!why")
@@ -64,8 +65,11 @@ class StoreMachine(RuleBasedStateMachine):
         return self.runner.run(work)
 
     def open(self) -> None:
-        log = Log(Database(Path(self.folder.name) / "choreo.db"))
+        log = self.log("choreo.db")
         self.place = Place(SqliteStore(log, clock=self.clock), SqliteBroker(log), self.clock)
+
+    def log(self, name: str) -> Log:
+        return Log(Database(Path(self.folder.name) / name))
 
     async def prepare(self) -> None:
         await self.place.broker.ensure([TOPIC])
@@ -274,5 +278,28 @@ class StoreMachine(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
+class OutboxMachine(StoreMachine):
+    """The same of a store that leaves publishing to a relay: what is told to be sent goes."""
+
+    def open(self) -> None:
+        store = SqliteStore(self.log("store.db"), clock=self.clock, publishes=False)
+        self.place = Place(store, SqliteBroker(self.log("log.db")), self.clock)
+
+    @precondition(lambda self: self.model.log)
+    @rule(draw=st.data())
+    def send(self, draw: st.DataObject) -> None:
+        rows = self.run(unsent(self.place))
+        chosen = draw.draw(st.sets(st.integers(0, len(rows) - 1)))
+        changes = self.changes(draw)
+        sent = Plan(None, (Sent(tuple(rows[n].row for n in chosen)),))
+        result, told = self.run(self.place.store.apply([Plan(self.owned, changes), sent]))
+        assert told is Applied.DONE
+        assert result is self.model.apply(changes)
+        self.model.log = [value for n, value in enumerate(self.model.log) if n not in chosen]
+        self.run(self.tell_model())
+
+
+TestOutboxStore = OutboxMachine.TestCase
+TestOutboxStore.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)

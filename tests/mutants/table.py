@@ -9,6 +9,7 @@ from dataclasses import dataclass
 __all__ = ["ABSENT", "MUTANTS", "Mutant", "Patch"]
 
 APPLY = "choreo/adapters/sqlite/apply.py"
+CHANGES = "choreo/adapters/sqlite/changes.py"
 SEEN = "choreo/adapters/sqlite/seen.py"
 LOG = "choreo/adapters/sqlite/log.py"
 DECIDE = "choreo/step/decide.py"
@@ -56,7 +57,7 @@ MUTANTS = (
         (
             Patch(APPLY, "        if changed != len(plain):", "        if False:"),
             Patch(
-                APPLY,
+                CHANGES,
                 "            if not cursor.rowcount and not change.spawn:",
                 "            if False:",
             ),
@@ -72,12 +73,12 @@ MUTANTS = (
         "what two parties may decide at once is decided by one of them",
         (
             Patch(
-                APPLY,
+                CHANGES,
                 '" WHERE kind = ? AND handler = ? AND scope = ? AND seq = ?"',
                 '" WHERE kind = ? AND handler = ? AND scope = ? AND ? > 0"',
             ),
             Patch(
-                APPLY,
+                CHANGES,
                 'f"INSERT INTO gate VALUES (?, ?, ?, 1, ?, ?, {LAST}) ON CONFLICT DO NOTHING"',
                 'f"INSERT OR REPLACE INTO gate VALUES (?, ?, ?, 1, ?, ?, {LAST})"',
             ),
@@ -90,10 +91,10 @@ MUTANTS = (
         (
             Patch(
                 APPLY,
-                "        self._append(connection, published, self._log.rows(published))",
+                "        self._append(connection, published, self._log.rows(published, left))",
                 '        for sql in ("COMMIT", "BEGIN", "SAVEPOINT work", "SAVEPOINT plan"):\n'
                 "            connection.execute(sql)\n"
-                "        self._append(connection, published, self._log.rows(published))",
+                "        self._append(connection, published, self._log.rows(published, left))",
             ),
         ),
         (f"{STORE}test_a_plan_that_fails_takes_no_other_with_it",),
@@ -153,7 +154,7 @@ MUTANTS = (
     Mutant(
         "what is held in order of its arrival",
         "order per key and handler, through retries and crashes",
-        (Patch(APPLY, '" ORDER BY offset LIMIT 1', '" ORDER BY rowid LIMIT 1'),),
+        (Patch(CHANGES, '" ORDER BY offset LIMIT 1', '" ORDER BY rowid LIMIT 1'),),
         (f"{STORE}test_a_held_delivery_waits_for_the_one_before_it",),
     ),
     Mutant(
@@ -161,7 +162,7 @@ MUTANTS = (
         "one effective firing a timer",
         (
             Patch(
-                APPLY,
+                CHANGES,
                 '"DELETE FROM timer WHERE id = ? AND due = ? AND payload = ?"',
                 '"DELETE FROM timer WHERE id = ? AND ? > 0 AND ? IS NOT NULL"',
             ),
@@ -234,7 +235,7 @@ MUTANTS = (
     Mutant(
         "later result wins",
         "the first recorded result of an outside call wins",
-        (Patch(APPLY, '        unless = "state <> 2"', '        unless = "1"'),),
+        (Patch(CHANGES, '        unless = "state <> 2"', '        unless = "1"'),),
         (f"{STORE}test_the_first_result_is_the_result",),
     ),
     Mutant(
@@ -266,12 +267,12 @@ MUTANTS = (
         "a keyed state is written if it still has the version seen",
         (
             Patch(
-                APPLY,
+                CHANGES,
                 '" WHERE type = ? AND key = ? AND version = ?"',
                 '" WHERE type = ? AND key = ? AND ? > 0"',
             ),
             Patch(
-                APPLY,
+                CHANGES,
                 '"INSERT INTO state VALUES (?, ?, 1, ?) ON CONFLICT DO NOTHING"',
                 '"INSERT OR REPLACE INTO state VALUES (?, ?, 1, ?)"',
             ),

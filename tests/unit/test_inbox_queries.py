@@ -6,16 +6,16 @@ from contextlib import closing
 
 import pytest
 
-from choreo.adapters.sqlite import apply, names, seen
+from choreo.adapters.sqlite import changes, names, owning
 from choreo.adapters.sqlite.schema import SCHEMA
 
 QUERIES = {
-    "due": seen.DUE,
-    "next due": seen.NEXT,
-    "held": seen.HELD,
+    "due": owning.DUE,
+    "next due": owning.NEXT,
+    "held": owning.HELD,
     "waiting for nobody": names.WAITING,
-    "first of its chain": apply.BEFORE,
-    "let the next one go": apply.WAKE,
+    "first of its chain": changes.BEFORE,
+    "let the next one go": changes.WAKE,
 }
 
 

@@ -16,45 +16,22 @@ from functools import partial
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import bound, insert_rows
+from choreo.adapters.sqlite.changes import Changes, LostError
 from choreo.adapters.sqlite.database import TX_HOLD_S, TakenBackError
-from choreo.adapters.sqlite.log import Log
-from choreo.adapters.sqlite.names import number_of
-from choreo.adapters.sqlite.prune import LAST
-from choreo.adapters.sqlite.seen import seen_of, stale
+from choreo.adapters.sqlite.log import Left, Log
+from choreo.adapters.sqlite.outbox import Outbox
+from choreo.adapters.sqlite.owning import stale
+from choreo.adapters.sqlite.seen import seen_of
 from choreo.adapters.sqlite.tx import SqliteTx, driven
 from choreo.errors import ChoreoError, StoreError
 from choreo.events import Record
-from choreo.plan import (
-    CancelTimer,
-    Change,
-    Gate,
-    Memo,
-    Plan,
-    Publish,
-    Remember,
-    SaveState,
-    SetTimer,
-    Settle,
-    Source,
-    Status,
-)
+from choreo.plan import Change, Plan, Publish, Settle, Status
 from choreo.ports import UNWRITTEN, Applied, Seen
 
 __all__ = ["ApplyWork"]
 
-BEFORE = "SELECT 1 FROM inbox WHERE handler = ?1 AND chain = ?2 AND offset < ?3"
-WAKE = (
-    "UPDATE inbox SET due = 0 WHERE handler = ?1 AND subject = ("
-    " SELECT subject FROM inbox WHERE handler = ?1 AND chain = ?2"
-    " ORDER BY offset LIMIT 1) AND status = 1 AND due IS NULL"
-)
 INBOX = "INSERT INTO inbox (handler, subject, status, hash, topic, partition, offset)"
 INBOX_COLUMNS = 7
-INBOX_FULL = (
-    "INSERT INTO inbox (handler, subject, status, hash, topic, partition, offset,"
-    " run, attempt, due, chain, record, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT DO NOTHING"
-)
 CLAIMS = 16
 Write = Callable[[sqlite3.Connection, int], None]
 NOTHING = Seen()
@@ -62,18 +39,12 @@ SECTIONS_S = 0.003
 """No new Tx section begins in a transaction after this long."""
 
 
-class _Lost(Exception):  # noqa: N818 - an outcome, not an error
-    def __init__(self, applied: Applied) -> None:
-        super().__init__(applied)
-        self.applied = applied
-
-
 @contextmanager
 def _unwritten() -> Iterator[None]:
     """Tell what the store could not write from what a handler raised."""
     try:
         yield
-    except _Lost:
+    except LostError:
         raise
     except Exception as exc:
         if isinstance(exc, ChoreoError) and exc.transient:
@@ -90,7 +61,7 @@ class ApplyWork:
 
     def __init__(
         self,
-        log: Log,
+        log: Log | Outbox,
         names: Mapping[str, int],
         plans: Sequence[Plan],
         done: asyncio.Future[list[Applied | BaseException]],
@@ -100,6 +71,7 @@ class ApplyWork:
         self.again = all(plan.section is None for plan in plans)
         self._log = log
         self._names = names
+        self._changes = Changes(names, log.topics, log.now())
         self._plans = plans
         self._done = done
         self._results: list[Applied | BaseException | None] = [None] * len(plans)
@@ -113,7 +85,7 @@ class ApplyWork:
         other: list[int] = []
         settles: list[Settle] = []
         records: list[Record] = []
-        topics = self._log.topics
+        topics = self._log.targets
         for index, plan in enumerate(self._plans):
             if plan.section is None and is_plain(plan.changes, topics):
                 plain.append(index)
@@ -127,7 +99,9 @@ class ApplyWork:
         self.unusual = [self._plans[index] for index in other]
         self._plain_records = records
         self._inbox_rows = self._settle_rows(settles)
-        self._log_rows = self._log.rows(records)
+        plans = self._plans
+        left = ((plans[index], plans[index].changes) for index in plain)
+        self._log_rows = self._log.rows(records, left)
 
     def _settle_rows(self, settles: Sequence[Settle]) -> list[Any]:
         names, topics = self._names, self._log.topics
@@ -209,7 +183,7 @@ class ApplyWork:
         before = len(self._records)
         try:
             write(connection, index)
-        except _Lost as lost:
+        except LostError as lost:
             self._results[index] = lost.applied
         except BaseException as exc:  # noqa: BLE001 - stands in the plan's place
             self._results[index] = exc
@@ -226,16 +200,18 @@ class ApplyWork:
 
     def _write_plan(self, connection: sqlite3.Connection, index: int) -> None:
         with _unwritten():
-            self._write(connection, self._plans[index].changes)
+            plan = self._plans[index]
+            self._write(connection, plan, plan.changes)
 
-    def _write(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
+    def _write(self, connection: sqlite3.Connection, plan: Plan, changes: Sequence[Change]) -> None:
         published = []
         for change in changes:
             if type(change) is Publish:
                 published.append(change.record)
             else:
-                self._change(connection, change)
-        self._append(connection, published, self._log.rows(published))
+                self._changes.write(connection, plan, change)
+        left = [(plan, changes)]
+        self._append(connection, published, self._log.rows(published, left))
 
     # ── Tx sections ──────────────────────────────────────────────────────────────────────
 
@@ -247,7 +223,7 @@ class ApplyWork:
         """
         last = time.perf_counter() + SECTIONS_S
         self._log.database.hold_until = time.perf_counter() + TX_HOLD_S
-        kept: list[tuple[Change, ...]] = []
+        kept: list[Left] = []
         claimed = [index for index in indexes if self._plans[index].changes]
         looking = [index for index in indexes if not self._plans[index].changes]
         while claimed and time.perf_counter() < last:
@@ -269,9 +245,11 @@ class ApplyWork:
                 self._guarded(connection, index, self._run_looking)
             else:
                 self._rest.append(index)
-        records = [change.record for left in kept for change in left if isinstance(change, Publish)]
+        records = [
+            change.record for _, left in kept for change in left if isinstance(change, Publish)
+        ]
         self._log.database.hold_until = None
-        self._append(connection, records, self._log.rows(records))
+        self._append(connection, records, self._log.rows(records, kept))
 
     def _claim(self, connection: sqlite3.Connection, piece: list[int]) -> bool:
         claims = [self._plans[index].changes[0] for index in piece]
@@ -286,97 +264,26 @@ class ApplyWork:
             (self._names[want.handler], want.subject),
         )
 
-    def _run_claimed(
-        self, kept: list[tuple[Change, ...]], connection: sqlite3.Connection, index: int
-    ) -> None:
+    def _run_claimed(self, kept: list[Left], connection: sqlite3.Connection, index: int) -> None:
         plan = self._plans[index]
         assert plan.section is not None
         changes = driven(plan.section(SqliteTx(connection), NOTHING))
-        if changes[:1] == plan.changes and is_plain(changes, self._log.topics):
-            kept.append(changes)
+        if changes[:1] == plan.changes and is_plain(changes, self._log.targets):
+            kept.append((plan, changes))
             return
         self._unclaim(connection, index)
         with _unwritten():
-            self._write(connection, changes)
+            self._write(connection, plan, changes)
 
     def _run_looking(self, connection: sqlite3.Connection, index: int) -> None:
         plan = self._plans[index]
         (seen,) = seen_of(connection, self._names, [plan.want])
         if seen.status not in (None, Status.PARKED):
-            raise _Lost(Applied.DUPLICATE)
+            raise LostError(Applied.DUPLICATE)
         assert plan.section is not None
         changes = driven(plan.section(SqliteTx(connection), seen))
         with _unwritten():
-            self._write(connection, changes)
-
-    # ── changes ──────────────────────────────────────────────────────────────────────────
-
-    def _change(self, connection: sqlite3.Connection, change: Change) -> None:
-        if isinstance(change, Settle):
-            self._settle(connection, change)
-        elif isinstance(change, Gate):
-            _write_gate(connection, self._number(connection, change.key.name), change)
-        elif isinstance(change, SetTimer):
-            topic, partition, offset = self._place(change.source)
-            connection.execute(
-                "INSERT OR REPLACE INTO timer VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (change.id, change.due, self._names[change.handler], change.payload,
-                 topic, partition, offset),
-            )  # fmt: skip
-        elif isinstance(change, CancelTimer):
-            _cancel_timer(connection, change)
-        elif isinstance(change, Remember):
-            handler, _, call = change.name.partition("/")
-            _remember(connection, self._number(connection, handler), call, change)
-        elif isinstance(change, SaveState):
-            _save_state(connection, change)
-
-    def _number(self, connection: sqlite3.Connection, name: str) -> int:
-        return self._names.get(name) or number_of(connection, name)
-
-    def _place(self, source: Source) -> tuple[int, int, int]:
-        return self._log.topics[source.topic][0], source.partition, source.offset
-
-    def _settle(self, connection: sqlite3.Connection, change: Settle) -> None:
-        parked = change.parked
-        kept = (None,) * 6 if parked is None else tuple(parked)
-        handler = self._names[change.handler]
-        if parked is not None and parked.due is None and change.status is Status.PARKED:
-            kept = (*kept[:2], self._due_behind(connection, handler, change), *kept[3:])
-        if change.seen is None:
-            cursor = connection.execute(
-                INBOX_FULL,
-                (handler, change.subject, change.status, change.payload_hash,
-                 *self._place(change.source),
-                 *kept),
-            )  # fmt: skip
-            if not cursor.rowcount and not change.spawn:
-                raise _Lost(Applied.DUPLICATE)
-            return
-        row = connection.execute(
-            "SELECT chain FROM inbox WHERE handler = ? AND subject = ? AND status = ?"
-            " AND run = ? AND attempt = ?",
-            (handler, change.subject, Status.DEAD if change.dead else Status.PARKED, *change.seen),
-        ).fetchone()
-        if row is None:
-            raise _Lost(Applied.CONFLICT if change.dead else Applied.DUPLICATE)
-        connection.execute(
-            "UPDATE inbox SET status = ?, run = ?, attempt = ?, due = ?, chain = ?, record = ?,"
-            " error = ? WHERE handler = ? AND subject = ?",
-            (change.status, *kept, handler, change.subject),
-        )
-        if row[0] and not change.holds:
-            _release_next(connection, handler, row[0])
-
-    @staticmethod
-    def _due_behind(connection: sqlite3.Connection, handler: int, change: Settle) -> float | None:
-        """Nobody before it holds the chain any more: what was to wait is due at once."""
-        assert change.parked is not None
-        ahead = connection.execute(
-            BEFORE,
-            (handler, change.parked.chain, change.source.offset),
-        ).fetchone()
-        return None if ahead else 0.0
+            self._write(connection, plan, changes)
 
     # ── in the loop again ────────────────────────────────────────────────────────────────
 
@@ -424,72 +331,3 @@ def is_plain(changes: Sequence[Change], topics: Container[str]) -> bool:
         if type(change) is not Publish or change.record.topic not in topics:
             return False
     return True
-
-
-def _release_next(connection: sqlite3.Connection, handler: int, chain: str) -> None:
-    """Let the delivery that waits next in this chain run, unless a dead letter holds it."""
-    connection.execute(
-        WAKE,
-        (handler, chain),
-    )
-
-
-def _write_gate(connection: sqlite3.Connection, handler: int, change: Gate) -> None:
-    kind, _, scope = change.key
-    if change.seq:
-        cursor = connection.execute(
-            f"UPDATE gate SET seq = seq + 1, closed = ?, members = ?, position = {LAST}"
-            " WHERE kind = ? AND handler = ? AND scope = ? AND seq = ?",
-            (change.closed, change.members, kind, handler, scope, change.seq),
-        )
-    else:
-        cursor = connection.execute(
-            f"INSERT INTO gate VALUES (?, ?, ?, 1, ?, ?, {LAST}) ON CONFLICT DO NOTHING",
-            (kind, handler, scope, change.closed, change.members),
-        )
-    if not cursor.rowcount:
-        raise _Lost(Applied.CONFLICT)
-
-
-def _cancel_timer(connection: sqlite3.Connection, change: CancelTimer) -> None:
-    if change.due is None:
-        connection.execute("DELETE FROM timer WHERE id = ?", (change.id,))
-        return
-    cursor = connection.execute(
-        "DELETE FROM timer WHERE id = ? AND due = ? AND payload = ?",
-        (change.id, change.due, change.payload),
-    )
-    if not cursor.rowcount:
-        raise _Lost(Applied.DUPLICATE)
-
-
-def _remember(connection: sqlite3.Connection, handler: int, call: str, change: Remember) -> None:
-    if change.state is Memo.RESULT:
-        # The first result wins, whoever had the intent.
-        unless = "state <> 2"
-    else:
-        unless = "state = 0" if change.state is Memo.INTENT else "state = 1"
-    cursor = connection.execute(
-        f"INSERT INTO memo VALUES (?, ?, ?, ?, ?, {LAST}) ON CONFLICT DO UPDATE SET"
-        " state = excluded.state, result = excluded.result, position = excluded.position"
-        f" WHERE {unless}",
-        (change.subject, handler, call, change.state, change.result),
-    )
-    if not cursor.rowcount and change.state is Memo.RESULT:
-        raise _Lost(Applied.CONFLICT)
-
-
-def _save_state(connection: sqlite3.Connection, change: SaveState) -> None:
-    if change.version:
-        cursor = connection.execute(
-            "UPDATE state SET version = version + 1, value = ?"
-            " WHERE type = ? AND key = ? AND version = ?",
-            (change.value, change.type, change.key, change.version),
-        )
-    else:
-        cursor = connection.execute(
-            "INSERT INTO state VALUES (?, ?, 1, ?) ON CONFLICT DO NOTHING",
-            (change.type, change.key, change.value),
-        )
-    if not cursor.rowcount:
-        raise _Lost(Applied.CONFLICT)

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from choreo.adapters.sqlite.samefile import SameFile
-from choreo.adapters.sqlite.schema import SCHEMA, VERSION
+from choreo.adapters.sqlite.schema import SCHEMA, VERSION, WITH_OUTBOX
 from choreo.errors import BrokerClosedError, StoreError, StoreUnavailableError
 
 __all__ = [
@@ -193,10 +193,10 @@ class Database:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        if retried(lambda: self._version(connection)) == VERSION:
+        if retried(lambda: self._version(connection)) >= VERSION:
             return
         retried(lambda: connection.execute("BEGIN IMMEDIATE"))
-        if self._version(connection) == VERSION:  # another process was faster
+        if self._version(connection) >= VERSION:  # another process was faster
             connection.execute("ROLLBACK")
             return
         for statement in SCHEMA.split(";\n"):
@@ -206,7 +206,7 @@ class Database:
         connection.execute("COMMIT")
 
     def _version(self, connection: sqlite3.Connection) -> int:
-        return version_of(connection, self.path, VERSION)
+        return version_of(connection, self.path, WITH_OUTBOX)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────
 

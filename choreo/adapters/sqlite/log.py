@@ -11,7 +11,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,9 +22,10 @@ from choreo.adapters.sqlite.database import Database, last_position
 from choreo.codec import headers_from_text, headers_to_text
 from choreo.errors import BrokerError, ChoreoError
 from choreo.events import Record
+from choreo.plan import Change, Plan
 from choreo.ports import Topic
 
-__all__ = ["Log"]
+__all__ = ["Left", "Log"]
 
 APPEND = "INSERT INTO log (topic, partition, key, headers, value)"
 APPEND_COLUMNS = 5
@@ -34,6 +35,8 @@ LOOKS_PER_CHECK = 250
 log = logging.getLogger("choreo.sqlite")
 
 Feed = Callable[[list[Record]], None]
+Left = tuple[Plan, Sequence[Change]]
+"""A plan, and what it comes to: its own changes, or those that its section returned."""
 
 
 class Log:
@@ -43,6 +46,7 @@ class Log:
         """Nothing is read before the first use."""
         self.database = database
         self.topics: dict[str, tuple[int, int]] = {}
+        self.targets: Container[str] = self.topics  # that can be appended to
         self.names: dict[int, str] = {}
         self.known = 0  # everything up to this position has been fed to the feeds
         self.siblings: list[asyncio.Event] = []  # members in this process, to be told of changes
@@ -70,6 +74,15 @@ class Log:
         )
         self._learn(found)
 
+    @staticmethod
+    def now() -> None:
+        """Tell that rows beside this log age with it, by no clock."""
+
+    async def learn(self, topics: Collection[str]) -> None:
+        """Look for topics that are not known yet; they may not be there."""
+        if not self.topics.keys() >= set(topics):
+            await self.refresh()
+
     def _learn(self, found: Sequence[tuple[str, int, int]]) -> None:
         for name, number, partitions in found:
             self.topics[name] = (number, partitions)
@@ -91,8 +104,12 @@ class Log:
 
     # ── appending ────────────────────────────────────────────────────────────────────────
 
-    def rows(self, records: Sequence[Record]) -> list[Any]:
-        """Make the rows of records, and give each its partition. On the loop, not the thread."""
+    def rows(self, records: Sequence[Record], left: Iterable[Left] = ()) -> list[Any]:
+        """Make the rows of records, and give each its partition. On the loop, not the thread.
+
+        Which plans left them is nothing to a log.
+        """
+        del left
         values: list[Any] = []
         topics = self.topics
         for record in records:

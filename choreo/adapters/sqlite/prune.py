@@ -1,9 +1,7 @@
 """Forgetting what is old, in pieces that hold nobody up.
 
-How old a row is, the log tells: `mark` has where it ended at what time of the store's clock,
-so all that lies before a mark is at least as old as that mark. A group's floor in a partition
-is a mark that it has read beyond. It rises first; only then rows of records before it go, so
-whoever finds no row for such a record knows that it may have been handled before.
+How old a row is, marks tell (`floors.py`). A floor rises first; only then rows of records before
+it go, so whoever finds no row for such a record knows that it may have been handled before.
 """
 
 from __future__ import annotations
@@ -11,30 +9,31 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
-from choreo.adapters.sqlite.bulk import select_rows
 from choreo.adapters.sqlite.database import Database, last_position
+from choreo.adapters.sqlite.floors import Aging, Ends, Marks, raised
 from choreo.events import MANIFESTS_TOPIC, TIMED, id_bytes
 from choreo.policies import Keep
-from choreo.ports import Floor, Want
+from choreo.ports import Floor
 
-__all__ = ["LAST", "Sweep", "begin", "floors_of", "place_of"]
+__all__ = ["Sweep", "begin"]
 
-LAST = "(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'log')"
-"""The end of the log, in SQL: what a row that is written now ages by."""
 DAY_S = 86_400.0
-Found = tuple[float, int]
+Place = tuple[int, int]
 
 
 class Sweep:
     """One pass over what a group keeps: `pieces`, each a look at some rows and what goes."""
 
-    def __init__(self, group: str, floors: Mapping[tuple[int, int], Floor], now: float) -> None:
-        """Keep the floors by (topic, partition); nothing else is old yet."""
+    def __init__(
+        self, group: str, floors: Mapping[Place, Floor], old: Mapping[Place, int], now: float
+    ) -> None:
+        """Keep, by topic and partition, the floors and what is as old as a flow is kept."""
         self.group = group
         self.floors = floors
+        self._old = old
         self.now = now
         self.handlers: tuple[int, ...] = ()
         self.flow_floor = 0  # of gates and memos
@@ -92,7 +91,7 @@ class Sweep:
             floor = self.floors.get((topic, partition))
             if floor is None or offset > floor.offset or not settled:
                 continue
-            if subject[6] >> 4 in TIMED or offset <= self.flow_floor:
+            if subject[6] >> 4 in TIMED or offset <= self._old[topic, partition]:
                 found.append((handler, subject))
         return found
 
@@ -125,89 +124,35 @@ class Sweep:
         return list(rows)
 
 
-# ── the beginning: marks and floors ──────────────────────────────────────────────────────
+# ── the beginning ────────────────────────────────────────────────────────────────────────
 
 
-def begin(connection: sqlite3.Connection, group: str, keep: Keep, now: float) -> Sweep | None:
-    """Mark the log's end, raise the group's floors; None while its last sweep is young."""
+def begin(
+    connection: sqlite3.Connection, group: str, keep: Keep, now: float, *, beside: bool
+) -> Sweep | None:
+    """Mark the log's end, raise the group's floors; None while its last sweep is young.
+
+    `beside`: the log is elsewhere, and the group has told how far it came in it.
+    """
     row = connection.execute("SELECT at FROM sweep WHERE grp = ?", (group,)).fetchone()
     if row is not None and abs(now - row[0]) < keep.every_s:
         return None
     connection.execute("INSERT OR REPLACE INTO sweep VALUES (?, ?)", (group, now))
-    connection.execute(
-        "INSERT INTO mark VALUES (?, ?) ON CONFLICT DO NOTHING", (last_position(connection), now)
-    )
-    sweep = Sweep(group, _raised(connection, group, now - keep.inbox_s), now)
+    long_ago = now - keep.flow_s
+    marks: Aging = Ends(connection, group) if beside else Marks(connection)
+    marks.mark(now)
+    floors, old = raised(connection, group, marks, now - keep.inbox_s, long_ago)
+    sweep = Sweep(group, floors, old, now)
     rows = connection.execute("SELECT id FROM name WHERE text GLOB ?", (f"{group}.*",))
     sweep.handlers = tuple(number for (number,) in rows)
-    sweep.flow_floor = _mark(connection, now - keep.flow_s)[1]
-    if keep.log_s is not None:
+    sweep.flow_floor = marks.written_before(long_ago)
+    if keep.log_s is not None and not beside:
         sweep.log_floor = min(
-            _mark(connection, now - keep.log_s)[1],
+            marks.written_before(now - keep.log_s),
             last_position(connection) - 1,  # one record stays, for those who read on behind it
             *(offset - 1 for (offset,) in connection.execute("SELECT offset FROM position")),
         )
     return sweep
-
-
-def _mark(connection: sqlite3.Connection, at: float, before: int = 2**62) -> Found:
-    """Give the last mark that is as old as this, and lies before a position."""
-    row = connection.execute(
-        "SELECT at, position FROM mark WHERE at <= ? AND position < ?"
-        " ORDER BY position DESC LIMIT 1",
-        (at, before),
-    ).fetchone()
-    return row or (0.0, 0)
-
-
-def _raised(connection: sqlite3.Connection, group: str, at: float) -> dict[tuple[int, int], Floor]:
-    """Raise the floor of each partition to a mark that the group has read beyond."""
-    found = {}
-    for name, topic, partition, offset, *before in connection.execute(
-        "SELECT topic, topic.id, partition, offset, floor, floor_at FROM position"
-        " JOIN topic ON topic.name = topic WHERE grp = ?",
-        (group,),
-    ).fetchall():
-        floor = Floor(*before)
-        marked, position = _mark(connection, at, offset)
-        if position > floor.offset:
-            floor = Floor(position, marked)
-            connection.execute(
-                "UPDATE position SET floor = ?, floor_at = ?"
-                " WHERE grp = ? AND topic = ? AND partition = ?",
-                (*floor, group, name, partition),
-            )
-        if floor.offset:
-            found[topic, partition] = floor
-    return found
-
-
-def place_of(want: Want) -> tuple[str, str, int] | None:
-    """Name the group's partition that a record came in on."""
-    source = want.source
-    return None if source is None else (_group(want.handler), source[0], source[1])
-
-
-@lru_cache(maxsize=1024)
-def _group(handler: str) -> str:
-    return handler.partition(".")[0]
-
-
-FLOOR = (
-    "SELECT grp, topic, partition, floor, floor_at FROM asked"
-    " CROSS JOIN position ON grp = column1 AND topic = column2 AND partition = column3"
-)
-
-
-def floors_of(
-    connection: sqlite3.Connection, wants: Sequence[Want]
-) -> dict[tuple[str, str, int], Floor]:
-    """Read the floors of the partitions that these records came in on, by group."""
-    if not connection.execute("SELECT 1 FROM position WHERE floor > 0 LIMIT 1").fetchone():
-        return {}
-    asked = {place for want in wants if (place := place_of(want)) is not None}
-    rows = select_rows(connection, FLOOR, 3, [part for row in asked for part in row])
-    return {row[:3]: Floor(row[3], row[4]) for row in rows if row[3]}
 
 
 # ── what is looked at, and what goes ─────────────────────────────────────────────────────

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["SCHEMA", "VERSION"]
+__all__ = ["OUTBOX", "SCHEMA", "VERSION", "WITH_OUTBOX"]
 
 VERSION = 1
 """Kept in the file as `PRAGMA user_version`."""
+WITH_OUTBOX = 2
+"""Version of a file whose store stands beside another broker: it has the table `outbox`, too."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS name (
@@ -129,5 +131,34 @@ CREATE TABLE IF NOT EXISTS migration (
     file    TEXT NOT NULL,
     sha1    TEXT NOT NULL,
     PRIMARY KEY (service, file)
+) WITHOUT ROWID;
+"""
+
+OUTBOX = """
+CREATE TABLE IF NOT EXISTS outbox (
+    seq       INTEGER PRIMARY KEY AUTOINCREMENT,
+    grp       TEXT NOT NULL,
+    topic     TEXT NOT NULL,            -- the step's delivery came in on this partition
+    partition INTEGER NOT NULL,
+    target    TEXT NOT NULL,            -- the topic of the record itself
+    key       BLOB,
+    headers   TEXT NOT NULL,
+    value     BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS passed (
+    grp       TEXT NOT NULL,
+    topic     TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    offset    INTEGER NOT NULL,         -- where the partition, in the log elsewhere, ended
+    at        REAL NOT NULL,            -- when the group last told
+    PRIMARY KEY (grp, topic, partition)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ended (      -- such ends, remembered: what `mark` is to a log here
+    grp       TEXT NOT NULL,
+    topic     TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    offset    INTEGER NOT NULL,
+    at        REAL NOT NULL,
+    PRIMARY KEY (grp, topic, partition, at)
 ) WITHOUT ROWID;
 """

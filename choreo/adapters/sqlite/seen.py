@@ -1,33 +1,25 @@
-"""Reading a store: what deliveries need to see, what is due, who owns what."""
+"""Reading a store: what deliveries need to see; and transactions of the user's own."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import select_rows
 from choreo.adapters.sqlite.database import TX_HOLD_S
-from choreo.adapters.sqlite.members import alive, holder_name
+from choreo.adapters.sqlite.floors import floors_of, place_of
 from choreo.adapters.sqlite.names import known
-from choreo.adapters.sqlite.prune import floors_of, place_of
 from choreo.adapters.sqlite.tx import SqliteTx, driven
 from choreo.errors import StoreError
-from choreo.events import Partition
-from choreo.plan import GateKey, Memo, Owned, Parked, Source, Status
-from choreo.ports import ORPHANS, Due, GateSeen, Row, Seen, StateSeen, Want
+from choreo.plan import GateKey, Memo, Parked, Source, Status
+from choreo.ports import GateSeen, Row, Seen, StateSeen, Want
 
 __all__ = [
     "Session",
-    "due_of",
-    "due_rows",
-    "let_go",
     "seen_of",
-    "stale",
-    "take_over",
 ]
 
 NO_GATE = GateSeen(0, closed=False, members=b"")
@@ -145,136 +137,6 @@ def _memos(
     found: dict[tuple[bytes, int], dict[str, tuple[Memo, bytes]]] = {}
     for subject, handler, name, state, result in select_rows(connection, MEMO, 1, asked):
         found.setdefault((subject, handler), {})[name] = (Memo(state), result)
-    return found
-
-
-# ── due ──────────────────────────────────────────────────────────────────────────────────
-
-# json_each holds the partitions, by number of topic; the last parameter tells whether what
-# came in on a partition of nobody is ours, too.
-OURS = (
-    "handler IN (SELECT id FROM name WHERE text GLOB ?2) AND (EXISTS (SELECT 1 FROM json_each(?3)"
-    " WHERE json_extract(value, '$[0]') = {0}.topic AND json_extract(value, '$[1]') = partition)"
-    " OR ?4 AND NOT EXISTS (SELECT 1 FROM assignment WHERE grp = ?5"
-    " AND assignment.topic = topic.name AND assignment.partition = {0}.partition))"
-)
-# By their indexes: settled rows are many, and without statistics SQLite would go by handler.
-DUE = (
-    "SELECT handler, subject, due, topic.name, partition, offset, record, hash, run, attempt,"
-    " chain, error FROM inbox INDEXED BY inbox_due CROSS JOIN topic ON topic.id = inbox.topic"
-    f" WHERE status = 1 AND due IS NOT NULL AND due <= ?1 AND {OURS.format('inbox')}"
-    " ORDER BY due LIMIT ?6"
-)
-FIRED = (
-    "SELECT handler, timer.id, due, topic.name, partition, offset, payload FROM timer"
-    f" CROSS JOIN topic ON topic.id = timer.topic WHERE due <= ?1 AND {OURS.format('timer')}"
-    " ORDER BY due LIMIT ?6"
-)
-GROUPS = "handler IN (SELECT id FROM name WHERE text GLOB ?2)"
-NEXT = (
-    "SELECT min(due) FROM (SELECT min(due) AS due FROM inbox INDEXED BY inbox_due"
-    f" WHERE status = 1 AND due > ?1 AND {GROUPS}"
-    f" UNION ALL SELECT min(due) FROM timer WHERE due > ?1 AND {GROUPS})"
-)
-
-HELD = (
-    "SELECT name.text, chain, topic.name, partition FROM inbox INDEXED BY inbox_chain"
-    " CROSS JOIN name ON name.id = handler CROSS JOIN topic ON topic.id = inbox.topic"
-    " WHERE chain <> '' AND name.text GLOB ?1"
-)
-
-
-def due_rows(
-    connection: sqlite3.Connection,
-    owned: Owned,
-    now: float,
-    most: int,
-    topics: Mapping[str, tuple[int, int]],
-) -> tuple[list[tuple[Any, ...]], float | None]:
-    """Read parked deliveries and timers that are due, and when the next one of the group is."""
-    places = [(topics[p.topic][0], p.number) for p in owned.epochs if p.topic in topics]
-    ours = f"{owned.group}.*"
-    asked = (now, ours, json.dumps(places), ORPHANS in owned.epochs, owned.group, most)
-    rows = connection.execute(DUE, asked).fetchall()
-    rows += connection.execute(FIRED, asked).fetchall()
-    rows.sort(key=lambda row: row[2])
-    (after,) = connection.execute(NEXT, (now, ours)).fetchone()
-    return rows, after
-
-
-def due_of(handler: str, row: tuple[Any, ...]) -> Due:
-    """Make a Due of a row."""
-    subject, due, source, payload = row[1], row[2], Source(row[3], row[4], row[5]), row[6]
-    if len(row) == 7:  # noqa: PLR2004 - a timer's columns
-        return Due(handler, subject, due, source, payload, None)
-    parked = Parked(row[8], row[9], due, row[10] or "", payload, row[11] or "")
-    return Due(handler, subject, due, source, payload, parked, row[7])
-
-
-# ── ownership ────────────────────────────────────────────────────────────────────────────
-
-
-def take_over(
-    connection: sqlite3.Connection, group: str, partitions: Collection[Partition]
-) -> Owned:
-    """Raise the epochs of those partitions that are not another process's by now."""
-    holder = holder_name()
-    assigned = {
-        Partition(topic, number): having
-        for topic, number, having in connection.execute(
-            "SELECT topic, partition, coalesce(holder, ?2) FROM assignment"
-            " LEFT JOIN member ON member.id = member WHERE assignment.grp = ?1",
-            (group, holder),
-        )
-    }
-    refused = {partition for partition in partitions if assigned.get(partition, holder) != holder}
-    ours = [p for p in partitions if p not in refused and (p != ORPHANS or not refused)]
-    former = _owners(connection, group)
-    connection.executemany(
-        "INSERT INTO owner VALUES (?, ?, ?, 1, ?)"
-        " ON CONFLICT DO UPDATE SET epoch = epoch + 1, holder = excluded.holder",
-        [(group, *partition, holder) for partition in ours],
-    )
-    epochs = {partition: former.get(partition, (0, ""))[0] + 1 for partition in ours}
-    holders = {former[partition][1] for partition in ours if partition in former}
-    gone = {one for one in holders if one and not alive(one)}
-    unclean = {partition for partition in ours if former.get(partition, (0, ""))[1] in gone}
-    held = [
-        (handler, chain)
-        for handler, chain, topic, number in connection.execute(HELD, (f"{group}.*",))
-        if (place := Partition(topic, number)) in epochs
-        or (ORPHANS in epochs and place not in assigned)
-    ]
-    return Owned(group, epochs, held, unclean)
-
-
-def _owners(connection: sqlite3.Connection, group: str) -> dict[Partition, tuple[int, str]]:
-    return {
-        Partition(topic, number): (epoch, holder)
-        for topic, number, epoch, holder in connection.execute(
-            "SELECT topic, partition, epoch, holder FROM owner WHERE grp = ?", (group,)
-        )
-    }
-
-
-def let_go(connection: sqlite3.Connection, group: str, epochs: Mapping[Partition, int]) -> None:
-    """Say that this process has nothing open in these partitions any more."""
-    connection.executemany(
-        "UPDATE owner SET holder = '' WHERE grp = ? AND topic = ? AND partition = ? AND epoch = ?",
-        [(group, *partition, epoch) for partition, epoch in epochs.items()],
-    )
-
-
-def stale(connection: sqlite3.Connection, owned: Collection[Owned]) -> set[int]:
-    """Give the `id` of each of these of which somebody else has taken a partition over."""
-    current: dict[str, dict[Partition, tuple[int, str]]] = {}
-    found = set()
-    for one in owned:
-        if one.group not in current:
-            current[one.group] = _owners(connection, one.group)
-        now = current[one.group]
-        if any(now.get(p, (0, ""))[0] != epoch for p, epoch in one.epochs.items()):
-            found.add(id(one))
     return found
 
 

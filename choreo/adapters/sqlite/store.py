@@ -1,4 +1,8 @@
-"""The Store of the embedded deployment: what a step's commit writes is the publish, too."""
+"""The Store in SQLite, in the file of a log or in one of its own.
+
+In the log's file a step's commit is the publish, too. Beside another broker it keeps what is to
+be published in an outbox.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +14,28 @@ from contextlib import asynccontextmanager
 from choreo.adapters.sqlite.apply import ApplyWork
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.names import adopt, known
+from choreo.adapters.sqlite.outbox import Outbox
+from choreo.adapters.sqlite.owning import due_of, due_rows, let_go, take_over, unsent_rows
 from choreo.adapters.sqlite.prune import Sweep, begin
-from choreo.adapters.sqlite.seen import (
-    Session,
-    due_of,
-    due_rows,
-    let_go,
-    seen_of,
-    take_over,
-)
+from choreo.adapters.sqlite.seen import Session, seen_of
 from choreo.errors import BrokerClosedError
 from choreo.events import Partition
 from choreo.plan import Owned, Plan, Publish, SetTimer, Settle
 from choreo.policies import Keep
-from choreo.ports import Applied, Clock, Due, Seen, StoreTraits, Tx, Want
+from choreo.ports import ORPHANS, Applied, Clock, Due, Seen, StoreTraits, Tx, Unsent, Want
 
 __all__ = ["SqliteStore"]
 
 
 class SqliteStore:
-    """The tables of a store, in the same file as the log."""
+    """The tables of a store: in the same file as the log, or (an `Outbox`) beside another one."""
 
-    def __init__(self, log: Log, *, clock: Clock) -> None:
-        """Share the log of a broker; `clock` says what is due."""
-        self._log = log
+    def __init__(self, log: Log, *, clock: Clock, publishes: bool = True) -> None:
+        """Share the log of a broker; `clock` says what is due.
+
+        Without `publishes`, `log` is of a file that no broker has, and stays empty.
+        """
+        self._log: Log | Outbox = log if publishes else Outbox(log, clock)
         self._database = log.database
         self._database.hold()
         self._clock = clock
@@ -45,7 +47,7 @@ class SqliteStore:
 
     @property
     def traits(self) -> StoreTraits:
-        return StoreTraits(durable=not self._database.memory, publishes=True)
+        return StoreTraits(durable=not self._database.memory, publishes=isinstance(self._log, Log))
 
     @property
     def busy(self) -> int:
@@ -57,11 +59,13 @@ class SqliteStore:
     async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
         self._check()
         await self._log.open()
+        await self._log.learn([one.topic for one in partitions if one != ORPHANS])
+        shared = isinstance(self._log, Log)
 
         def take(connection: sqlite3.Connection) -> Owned:
             # Whoever owned them in this process has to look again.
             self._database.foreign = object()
-            owned = take_over(connection, group, partitions)
+            owned = take_over(connection, group, partitions, shared=shared)
             owned.held = [(self._present(connection, name), chain) for name, chain in owned.held]
             return owned
 
@@ -87,7 +91,7 @@ class SqliteStore:
         now = self._clock.now()
         skip = frozenset(skip)  # as it is now: what ends meanwhile is in the rows we read, too
         found, after = await self._database.read(
-            lambda c: due_rows(c, owned, now, most + len(skip), self._log.topics)
+            lambda c: due_rows(c, owned, now, most + len(skip), self._log)
         )
         unknown = [row[0] for row in found if row[0] not in self._texts]
         if unknown:
@@ -95,6 +99,12 @@ class SqliteStore:
         due = (due_of(self._texts[row[0]], row) for row in found)
         rows = [one for one in due if (one.handler, one.subject) not in skip]
         return rows[:most], (now if len(rows) > most else after)
+
+    async def unsent(self, owned: Owned, *, after: int, most: int) -> Sequence[Unsent]:
+        self._check()
+        assert isinstance(self._log, Outbox), "a store that publishes has no outbox"
+        await self._log.open()
+        return await self._database.read(lambda c: unsent_rows(c, owned, after=after, most=most))
 
     # ── writing ──────────────────────────────────────────────────────────────────────────
 
@@ -134,7 +144,8 @@ class SqliteStore:
         sweep = self._sweeps.get(group)
         if sweep is None:
             now = self._clock.now()
-            sweep = await self._database.write(lambda c: begin(c, group, keep, now))
+            beside = isinstance(self._log, Outbox)
+            sweep = await self._database.write(lambda c: begin(c, group, keep, now, beside=beside))
             if sweep is not None:
                 self._sweeps[group] = sweep
             return sweep is not None
@@ -162,17 +173,19 @@ class SqliteStore:
 
     async def _prepare(self, plans: Sequence[Plan]) -> None:
         """Learn the numbers of handlers and topics that these plans name."""
-        names, topics = self._names, self._log.topics
+        names, topics = self._names, set[str]()
         unknown: dict[str, tuple[str, ...]] = {}
         for plan in plans:
             for change in plan.changes:
                 if isinstance(change, (Settle, SetTimer)):
+                    topics.add(change.source.topic)
                     if change.handler not in names:
                         unknown[change.handler] = ()
-                elif isinstance(change, Publish) and change.record.topic not in topics:
-                    await self._log.refresh()
+                elif isinstance(change, Publish) and change.record.topic not in self._log.targets:
+                    topics.add(change.record.topic)
             if plan.want is not None and plan.want.handler not in names:
                 unknown[plan.want.handler] = plan.want.former
+        await self._log.learn(topics)
         await self._learn(unknown)
 
     async def _learn(self, names: Mapping[str, tuple[str, ...]]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from choreo.adapters.sqlite.database import last_position, retried, translated, version_of
 from choreo.adapters.sqlite.members import LEASE_S, alive
-from choreo.adapters.sqlite.schema import VERSION
+from choreo.adapters.sqlite.schema import WITH_OUTBOX
 from choreo.codec import headers_from_text
 from choreo.errors import ChoreoError
 from choreo.events import TIME, id_text
@@ -88,7 +88,7 @@ def survey(path: str, views: str, *, now: float, whole: bool = True) -> Survey:
     Raises StoreError where it is no store of ours, or can not be read.
     """
     with translated(path), _opened(path) as connection:
-        version = retried(lambda: version_of(connection, path, VERSION))
+        version = retried(lambda: version_of(connection, path, WITH_OUTBOX))
         damage: tuple[str, ...] = ()
         if whole:
             found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]

@@ -16,6 +16,7 @@ from choreo.testing.contracts.place import (
     publish,
     published,
     settle,
+    unwritable,
     want,
 )
 from choreo.testing.contracts.sections import INSERT, Section, Wrong, prepared, rows, writing
@@ -91,7 +92,7 @@ class ClaimedSectionContract:
         """A StoreError of code UNWRITTEN, for a plan with a section as for one without."""
         async with opened(make) as place:
             owned = await prepared(place)
-            lost = publish("lost", topic="contract.missing")
+            lost = unwritable(place)
 
             async def section(tx: Tx, seen: Seen) -> tuple[Change, ...]:
                 await tx.execute(INSERT, 1, "lost", 1)

@@ -22,10 +22,12 @@ from choreo.testing.contracts.place import (
     opened,
     publish,
     published,
+    publishing,
     reopenable,
     settle,
     source,
     subject,
+    unwritable,
     want,
 )
 from choreo.testing.contracts.written import refused
@@ -154,8 +156,7 @@ class ClaimContract:
                 group = [
                     Plan(owned, (settle(10 * bad + n), publish(f"{bad}.{n}"))) for n in range(5)
                 ]
-                missing = publish("lost", topic="contract.missing")
-                group[bad] = Plan(owned, (*group[bad].changes, missing))
+                group[bad] = Plan(owned, (*group[bad].changes, unwritable(place)))
                 results = await place.store.apply(group)
                 assert isinstance(results[bad], ChoreoError)
                 assert [*results[:bad], *results[bad + 1 :]] == [Applied.DONE] * 4
@@ -181,7 +182,7 @@ class ClaimContract:
     async def test_a_subscriber_sees_what_a_plan_published(self, make: MakePlace) -> None:
         """Once, in order, and woken by it."""
         async with opened(make) as place:
-            await published(place)
+            publishing(place)
             owned = await place.own()
             subscription = await place.broker.subscribe("reader", [TOPIC.name])
             seen: list[str] = []

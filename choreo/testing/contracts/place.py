@@ -6,10 +6,21 @@ import unittest
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 from choreo.events import Partition, Record
-from choreo.plan import Change, Owned, Parked, Plan, Publish, Settle, Source, Status
-from choreo.ports import Applied, Broker, Due, Seen, Store, Topic, Want
+from choreo.plan import (
+    Change,
+    Owned,
+    Parked,
+    Plan,
+    Publish,
+    SaveState,
+    Settle,
+    Source,
+    Status,
+)
+from choreo.ports import ORPHANS, Applied, Broker, Due, Outbox, Seen, Store, Topic, Unsent, Want
 from choreo.testing.clock import ManualClock
 
 __all__ = [
@@ -23,11 +34,14 @@ __all__ = [
     "parked",
     "publish",
     "published",
+    "publishing",
     "reopenable",
     "row",
     "settle",
     "source",
     "subject",
+    "unsent",
+    "unwritable",
     "want",
 ]
 
@@ -124,13 +138,47 @@ def publish(value: str, *, key: str = "k", topic: str = TOPIC.name) -> Publish:
     return Publish(Record(topic, key.encode(), {"ce_id": value}, value.encode()))
 
 
-async def published(place: Place) -> list[str]:
-    """List the values that are on the log.
+def unwritable(place: Place) -> Change:
+    """Make a change that the store can not write, whatever stands there.
 
-    A store that keeps an outbox needs its relay to be seen there: skipped.
+    A topic that is missing; where the topics are another one's, a version that no row takes.
     """
+    if place.store.traits.publishes:
+        return publish("lost", topic="contract.missing")
+    return SaveState("contract.Unwritable", "k", 2**64, b"")
+
+
+async def unsent(
+    place: Place, owned: Owned | None = None, *, after: int = 0, most: int = 7
+) -> list[Unsent]:
+    """List what waits to be published of partitions of `owned` (None: of all, and of nobody).
+
+    Skipped where the store publishes by itself.
+    """
+    if place.store.traits.publishes:
+        raise unittest.SkipTest("this store publishes by itself")
+    outbox = cast("Outbox", place.store)
+    everything = [Partition(TOPIC.name, number) for number in range(TOPIC.partitions)]
+    asked = owned or Owned(GROUP, dict.fromkeys([*everything, ORPHANS], 0))
+    found: list[Unsent] = []
+    while rows := await outbox.unsent(asked, after=after, most=most):
+        assert len(rows) <= most
+        assert [one.row for one in rows] == [one.record.row for one in rows]
+        found += rows
+        after = rows[-1].row
+    return found
+
+
+def publishing(place: Place) -> None:
+    """Skip a test of what is on the log, where a relay brings it there."""
     if not place.store.traits.publishes:
         raise unittest.SkipTest("this store publishes through a relay")
+
+
+async def published(place: Place) -> list[str]:
+    """List the values that are on the log, or, where a relay brings them there, on their way."""
+    if not place.store.traits.publishes:
+        return [one.record.value.decode() for one in await unsent(place)]
     return [
         record.value.decode() async for batch in place.broker.read([TOPIC.name]) for record in batch
     ]

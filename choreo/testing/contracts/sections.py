@@ -25,6 +25,7 @@ from choreo.testing.contracts.place import (
     settle,
     source,
     subject,
+    unwritable,
     want,
 )
 from choreo.testing.contracts.written import refused
@@ -82,7 +83,7 @@ class SectionContract:
 
             async def lost(tx: Tx, seen: Seen) -> tuple[Change, ...]:
                 await tx.execute(INSERT, 4, "lost", 0)
-                return settle(4), publish("lost", topic="contract.missing")
+                return settle(4), unwritable(place)
 
             results = await place.store.apply(
                 [

@@ -7,6 +7,7 @@ from choreo.testing.contracts.claims import ClaimContract
 from choreo.testing.contracts.forgetting import ForgettingContract
 from choreo.testing.contracts.guarding import GuardContract
 from choreo.testing.contracts.naming import NamingContract
+from choreo.testing.contracts.outbox import OutboxContract
 from choreo.testing.contracts.sections import SectionContract
 from choreo.testing.contracts.waiting import WaitingContract
 
@@ -20,6 +21,7 @@ class StoreContract(
     SectionContract,
     ClaimedSectionContract,
     NamingContract,
+    OutboxContract,
     ForgettingContract,
 ):
     """Inherit it as `TestXStore` and give the fixture `make`: a MakePlace.

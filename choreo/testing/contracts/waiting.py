@@ -18,6 +18,7 @@ from choreo.testing.contracts.place import (
     settle,
     source,
     subject,
+    unwritable,
     want,
 )
 
@@ -228,7 +229,7 @@ class WaitingContract:
             owned = await place.own()
             await park_chain(place, owned, first=1, held=(2,))
             assert await place.apply(owned, settle(1, seen=(0, 7))) is Applied.DUPLICATE
-            missing = publish("x", topic="contract.missing")
+            missing = unwritable(place)
             assert isinstance(await place.apply(owned, settle(1, seen=(0, 1)), missing), Exception)
             assert await due(place, owned) == [1]
 
