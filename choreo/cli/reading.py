@@ -32,7 +32,17 @@ from choreo.cli.running import clock
 from choreo.cli.settings import Settings
 from choreo.cli.tree import tree_of
 from choreo.ports import FlowFilter, FlowSummary, ViewStore
-from choreo.tracker import OPEN, STATUSES, FlowView, Tracker, badges, catalog_of, view_of
+from choreo.tracker import (
+    OPEN,
+    STATUSES,
+    FlowView,
+    SharedTracker,
+    Tracker,
+    badges,
+    catalog_of,
+    tracker_of,
+    view_of,
+)
 
 __all__ = ["list_flows", "show_flow"]
 
@@ -47,11 +57,13 @@ SHOWN_MAX = 5
 
 
 @asynccontextmanager
-async def up_to_date(settings: Settings) -> AsyncIterator[tuple[ViewStore, Tracker]]:
+async def up_to_date(
+    settings: Settings,
+) -> AsyncIterator[tuple[ViewStore, Tracker | SharedTracker]]:
     """Open the views and read what has come to the log since; it works without a tracker."""
     broker, views = open_broker(settings.folder), open_views(settings.folder)
     try:
-        tracker = Tracker(broker, views, clock())
+        tracker = tracker_of(broker, views, clock())
         await tracker.catch_up()
         yield views, tracker
     finally:
@@ -195,7 +207,9 @@ async def _one(views: ViewStore, which: str) -> str:
     return found[0]
 
 
-async def _watch(views: ViewStore, tracker: Tracker, flow: str, *, as_json: bool) -> None:
+async def _watch(
+    views: ViewStore, tracker: Tracker | SharedTracker, flow: str, *, as_json: bool
+) -> None:
     """Show the flow again whenever it has changed, until it has ended."""
     out = console()
     last: FlowView | None = None

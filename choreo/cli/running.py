@@ -20,7 +20,7 @@ from choreo.cli.output import execute, say
 from choreo.cli.settings import Settings
 from choreo.ports import Broker, Clock, ViewStore
 from choreo.running import alone
-from choreo.tracker import Tracker
+from choreo.tracker import tracker_of
 
 __all__ = [
     "clock",
@@ -67,7 +67,7 @@ async def _run(settings: Settings, *, tracked: bool) -> None:
 
 async def _serve_tracked(app: App, serving: asyncio.Task[None], settings: Settings) -> None:
     views = open_views(settings.folder)
-    tracker = Tracker(app.broker, views, app.clock)
+    tracker = tracker_of(app.broker, views, app.clock)
     following = asyncio.create_task(tracker.run())
     try:
         await asyncio.wait((serving, following), return_when=asyncio.FIRST_COMPLETED)
@@ -110,7 +110,7 @@ def collect_rarely() -> None:
 
 
 async def _track(broker: Broker, views: ViewStore, settings: Settings) -> None:
-    tracker = Tracker(broker, views, clock())
+    tracker = tracker_of(broker, views, clock())
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
 

@@ -22,7 +22,15 @@ from choreo.ports.store import (
     Unsent,
     Want,
 )
-from choreo.ports.views import Fact, FlowFilter, FlowMerge, FlowSummary, ViewBatch, ViewStore
+from choreo.ports.views import (
+    Fact,
+    FlowFilter,
+    FlowMerge,
+    FlowSummary,
+    Standing,
+    ViewBatch,
+    ViewStore,
+)
 
 __all__ = [
     "ORPHANS",
@@ -43,6 +51,7 @@ __all__ = [
     "Row",
     "Seen",
     "Since",
+    "Standing",
     "StateSeen",
     "Store",
     "StoreTraits",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-__all__ = ["Fact", "FlowFilter", "FlowMerge", "FlowSummary", "ViewBatch", "ViewStore"]
+from choreo.events import Partition
+
+__all__ = ["Fact", "FlowFilter", "FlowMerge", "FlowSummary", "Standing", "ViewBatch", "ViewStore"]
 
 
 class Fact(NamedTuple):
@@ -103,14 +105,30 @@ class FlowFilter:
     limit: int = 0
 
 
+class Standing(NamedTuple):
+    """Where the views stand.
+
+    `position` is what the last batch moved it to, and `last` what that named; `marks` has, of
+    each partition of a partitioned log, the offset to go on from.
+    """
+
+    position: int
+    last: str
+    marks: Mapping[Partition, int]
+
+
 @dataclass(frozen=True, slots=True)
 class ViewBatch:
     """What one batch of records adds to the views, as one transaction.
 
-    The records lay at positions `since` to before `position`; `last` names the last of
-    them. `fold` gives a flow's row from all of its facts. `manifests` has (service, position,
-    JSON text). `ends` has (root, end) types that belong together, None when unchanged;
-    `stale` names types and steps: flows that have one are folded again. `reset` begins anew.
+    It moves the position from `since` to `position`. In a log with positions the records lay
+    there, and `last` names the last of them. Of a partitioned log the position counts what
+    services have declared, so batches that add no manifest leave it where it is; `marks` has
+    the offset that follows the records in each of their partitions.
+
+    `fold` gives a flow's row from all of its facts. `manifests` has (service, position, JSON
+    text). `ends` has (root, end) types that belong together, None when unchanged; `stale`
+    names types and steps: flows that have one are folded again. `reset` begins anew.
     """
 
     since: int
@@ -123,19 +141,22 @@ class ViewBatch:
     ends: Sequence[tuple[str, str]] | None = None
     stale: Sequence[str] = ()
     reset: bool = False
+    marks: Mapping[Partition, int] = field(default_factory=dict)
 
 
 class ViewStore(Protocol):
     """Where the tracker keeps facts and what it made of them. Can be rebuilt from the log."""
 
-    async def position(self) -> tuple[int, str]:
-        """Give the position in the log to go on from, and what names the record before it."""
+    async def position(self) -> Standing:
+        """Give where to go on from; 0, "" and nothing when the views are new."""
         ...
 
     async def apply(self, batch: ViewBatch) -> int:
         """Write a batch, all or nothing; give how many flows are still to be folded again.
 
-        Raises StoreConflictError when another tracker has moved the position from `since`.
+        Facts that are there already, and merges repeated or in another order, change nothing.
+        A mark never goes back, but by a reset. Raises StoreConflictError when another tracker
+        has moved the position from `since`.
         """
         ...
 

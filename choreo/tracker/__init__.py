@@ -1,13 +1,16 @@
 """The tracker: every flow, rebuilt from what lies on the log.
 
 `fold` is pure: the set of a flow's facts and the manifests of the services give its view.
-`Tracker` is the loop that reads records, makes facts of them, and feeds a ViewStore.
+`Tracker` is the loop that reads records, makes facts of them, and feeds a ViewStore;
+`SharedTracker` is the one for a partitioned log, of which several share the work.
 """
 
 from choreo.tracker.catalog import Catalog
-from choreo.tracker.driver import Tracker, catalog_of, view_of
+from choreo.tracker.driver import Tracker
 from choreo.tracker.facts import Taken, epoch, take
+from choreo.tracker.feed import catalog_of, view_of
 from choreo.tracker.fold import fold
+from choreo.tracker.shared import GROUP, SharedTracker, tracker_of
 from choreo.tracker.view import (
     OPEN,
     STATUSES,
@@ -22,6 +25,7 @@ from choreo.tracker.view import (
 )
 
 __all__ = [
+    "GROUP",
     "OPEN",
     "STATUSES",
     "Anomaly",
@@ -31,6 +35,7 @@ __all__ = [
     "EventView",
     "FlowView",
     "Missing",
+    "SharedTracker",
     "StepView",
     "Taken",
     "Tracker",
@@ -39,5 +44,6 @@ __all__ = [
     "epoch",
     "fold",
     "take",
+    "tracker_of",
     "view_of",
 ]

@@ -1,44 +1,21 @@
-"""What feeds the views: the log, read in batches, written in bulk."""
+"""What feeds the views from a log with positions: read in batches, written in bulk."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from itertools import count
 
 from choreo.errors import ChoreoError, StoreConflictError
 from choreo.events import ID, Record
-from choreo.ports import Broker, Clock, Fact, FlowSummary, ViewBatch, ViewStore
-from choreo.tracker.catalog import Catalog
-from choreo.tracker.facts import take
-from choreo.tracker.fold import fold, summarize
-from choreo.tracker.view import FlowView
+from choreo.ports import Broker, Clock, ViewBatch, ViewStore
+from choreo.tracker.feed import BATCH, OUTAGE_S, REST_S, Feed
 
-__all__ = ["Tracker", "catalog_of", "view_of"]
+__all__ = ["Tracker"]
 
 log = logging.getLogger("choreo.tracker")
 
-OUTAGE_S = 1.0
-"""Between two looks at a log, or at views, that do not answer."""
 TURNS_PER_LOOK = 25
-BATCH = 3000
-"""Records in one transaction, when so many wait: a flow's row is then written less often."""
-REST_S = 0.02
-"""Between two batches, so that one transaction takes many records, and others the core."""
-
-
-async def catalog_of(views: ViewStore) -> Catalog:
-    """Read what services declare from the views."""
-    return Catalog.of({name: json.loads(text) for name, text in (await views.manifests()).items()})
-
-
-async def view_of(views: ViewStore, flow: str, catalog: Catalog | None = None) -> FlowView | None:
-    """Fold one flow from the views; None when nothing is known of it."""
-    facts = await views.facts(flow)
-    if not facts:
-        return None
-    return fold(facts, catalog if catalog is not None else await catalog_of(views))
 
 
 class Tracker:
@@ -52,7 +29,7 @@ class Tracker:
         self._broker = broker
         self._views = views
         self._clock = clock
-        self._catalog = Catalog()
+        self._feed = Feed(views)
         self._position = 0
         self._last = ""
         self._begun = False
@@ -113,57 +90,39 @@ class Tracker:
         await self._load()
         if self._position and not await self._same_log():
             await self._views.apply(
-                ViewBatch(self._position, 0, "", fold=self._summary, ends=(), reset=True)
+                ViewBatch(self._position, 0, "", fold=self._feed.summary, ends=(), reset=True)
             )
             await self._load()
         self._begun = True
 
     async def _load(self) -> None:
-        self._position, self._last = await self._views.position()
-        self._catalog = await catalog_of(self._views)
+        self._position, self._last, _ = await self._feed.load()
 
     async def _same_log(self) -> bool:
         """Tell whether the views are of this log: the last record is still where it was."""
-        before = int(self._last.split(" ", 1)[0]) if self._last else 0
+        place = self._last.partition(" ")[0]
+        if self._last and not place.isdecimal():  # written by members of a group, elsewhere
+            return False
+        before = int(place or 0)
         async for records in self._broker.read(None, since=before):
             for record in records:
                 return record.offset > before or _name(record) == self._last
         return False
 
     async def _write(self, records: Sequence[Record]) -> None:
-        taken = take(records, self._catalog)
-        ends: tuple[tuple[str, str], ...] | None = None
-        stale: tuple[str, ...] = ()
-        if taken.manifests:
-            ends, stale = await self._declared(taken.manifests)
-            taken = take(records, self._catalog)
+        taken, ends, stale = await self._feed.read(records)
         last = max(records, key=_offset)
         left = await self._views.apply(
             ViewBatch(
-                self._position, last.offset + 1, _name(last), self._summary,
+                self._position, last.offset + 1, _name(last), self._feed.summary,
                 taken.facts, taken.flows, taken.manifests, ends, stale,
             )
         )  # fmt: skip
         self._position, self._last = last.offset + 1, _name(last)
         while left:
             left = await self._views.apply(
-                ViewBatch(self._position, self._position, self._last, self._summary)
+                ViewBatch(self._position, self._position, self._last, self._feed.summary)
             )
-
-    async def _declared(
-        self, manifests: Sequence[tuple[str, int, str]]
-    ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-        """Take manifests in; tell which pairs of (root, end) hold now, and what they change."""
-        newest = {service: text for service, _, text in sorted(manifests, key=lambda one: one[1])}
-        known = {**await self._views.manifests(), **newest}
-        catalog = Catalog.of({name: json.loads(text) for name, text in known.items()})
-        stale = self._catalog.changed(catalog)
-        self._catalog = catalog
-        return tuple(sorted(catalog.ends)), tuple(sorted(stale))
-
-    def _summary(self, flow: str, facts: Sequence[Fact]) -> FlowSummary:
-        del flow
-        return summarize(facts, self._catalog)
 
 
 def _offset(record: Record) -> int:

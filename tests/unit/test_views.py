@@ -169,9 +169,9 @@ async def test_the_same_facts_again_change_nothing(views: SqliteViewStore) -> No
 
 
 async def test_a_position_moves_only_from_where_it_stands(views: SqliteViewStore) -> None:
-    assert await views.position() == (0, "")
+    assert await views.position() == (0, "", {})
     await views.apply(batch_of(happy(Log())))
-    assert await views.position() == (6, "last")
+    assert await views.position() == (6, "last", {})
     with pytest.raises(StoreConflictError):
         await views.apply(batch_of(happy(Log(flow=2))))
     assert await listed(views, FlowFilter()) == [uuid(1)]
@@ -186,7 +186,7 @@ async def test_a_batch_that_fails_leaves_nothing(views: SqliteViewStore) -> None
 
     with pytest.raises(LookupError):
         await views.apply(replace(batch_of(log), fold=fold))  # type: ignore[arg-type]
-    assert await views.position() == (0, "")
+    assert await views.position() == (0, "", {})
     assert await listed(views, FlowFilter()) == []
     await views.apply(batch_of(log))
     assert await listed(views, FlowFilter()) == [uuid(1)]
@@ -202,10 +202,10 @@ async def test_of_two_manifests_the_later_one_holds(views: SqliteViewStore) -> N
 
 async def test_views_are_emptied_in_one_transaction(views: SqliteViewStore) -> None:
     await fill(views)
-    position, _ = await views.position()
+    position = (await views.position()).position
     await views.apply(replace(batch_of(Log()), since=position, position=0, reset=True))
     assert await listed(views, FlowFilter()) == []
-    assert await views.position() == (0, "last")
+    assert await views.position() == (0, "last", {})
     await fill(views)
     assert len(await listed(views, FlowFilter())) == 4
 
@@ -284,7 +284,7 @@ async def test_views_of_an_older_version_are_made_anew(
     await store.close()
     monkeypatch.setattr("choreo.adapters.sqlite.views.VERSION", VERSION + 1)
     store = SqliteViewStore(tmp_path / "views.db")
-    assert await store.position() == (0, "")
+    assert await store.position() == (0, "", {})
     await store.close()
 
 
@@ -301,7 +301,7 @@ async def test_what_is_asked_while_another_writes_is_answered(tmp_path: Path) ->
     assert len(await listed(second, FlowFilter())) == 4
     log = Log(flow=77, at=T0 + 999)
     log.event(77, Placed).headers["ce_type"] = "a.new.Word"
-    position, _ = await first.position()
+    position = (await first.position()).position
     await first.apply(batch_of(log, position))
     assert await listed(second, FlowFilter(search="new.Word")) == [uuid(77)]
     (fact,) = await second.facts(uuid(77))

@@ -29,9 +29,9 @@ __all__ = [
 Key = bytes | str
 """An id as it is kept: 16 bytes of a UUID, any other as text."""
 
-VERSION = 3
+VERSION = 4
 
-TABLES = ("word", "shape", "fact", "flow", "manifest", "ending", "meta")
+TABLES = ("word", "shape", "fact", "flow", "manifest", "ending", "mark", "meta")
 SCHEMA = """
 CREATE TABLE word (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE shape (
@@ -57,6 +57,9 @@ CREATE INDEX flow_error ON flow (started, status, name, error) WHERE error IS NO
 CREATE INDEX flow_dirty ON flow (dirty) WHERE dirty = 1;
 CREATE TABLE manifest (service TEXT PRIMARY KEY, position INTEGER, text TEXT) WITHOUT ROWID;
 CREATE TABLE ending (root TEXT, end TEXT, PRIMARY KEY (root, end)) WITHOUT ROWID;
+CREATE TABLE mark (
+    topic TEXT, partition INTEGER, offset INTEGER, PRIMARY KEY (topic, partition)
+) WITHOUT ROWID;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
 

@@ -35,7 +35,8 @@ from choreo.adapters.sqlite.viewrows import (
 )
 from choreo.adapters.sqlite.viewwords import Words, mask_of
 from choreo.errors import BrokerClosedError, StoreConflictError
-from choreo.ports import Fact, FlowFilter, FlowMerge, FlowSummary, ViewBatch
+from choreo.events import Partition
+from choreo.ports import Fact, FlowFilter, FlowMerge, FlowSummary, Standing, ViewBatch
 
 __all__ = ["SqliteViewStore"]
 
@@ -85,8 +86,8 @@ class SqliteViewStore:
 
     # ── verbs ────────────────────────────────────────────────────────────────────────────
 
-    async def position(self) -> tuple[int, str]:
-        return await self._run(self._position)
+    async def position(self) -> Standing:
+        return await self._run(self._standing)
 
     async def apply(self, batch: ViewBatch) -> int:
         return await self._run(lambda c: self._in_transaction(c, batch))
@@ -169,9 +170,13 @@ class SqliteViewStore:
 
     # ── writing ──────────────────────────────────────────────────────────────────────────
 
-    def _position(self, c: sqlite3.Connection) -> tuple[int, str]:
+    def _standing(self, c: sqlite3.Connection) -> Standing:
         meta = dict(c.execute("SELECT name, value FROM meta").fetchall())
-        return int(meta.get("position", 0)), str(meta.get("last", ""))
+        marks = c.execute("SELECT topic, partition, offset FROM mark").fetchall()
+        return Standing(
+            int(meta.get("position", 0)), str(meta.get("last", "")),
+            {Partition(topic, number): offset for topic, number, offset in marks},
+        )  # fmt: skip
 
     def _in_transaction(
         self, c: sqlite3.Connection, batch: ViewBatch, *, clean: bool = False
@@ -196,7 +201,7 @@ class SqliteViewStore:
             c.execute("ROLLBACK")
 
     def _apply(self, c: sqlite3.Connection, batch: ViewBatch) -> int:
-        stands, _ = self._position(c)
+        stands = self._standing(c).position
         if stands != batch.since:
             raise StoreConflictError(
                 "another tracker has written these views", since=batch.since, position=stands
@@ -223,6 +228,11 @@ class SqliteViewStore:
             "SELECT flow FROM flow WHERE dirty = 1 LIMIT ?", (FOLD_MAX,))}  # fmt: skip
         for flow in fold:
             self._fold(c, flow, batch)
+        c.executemany(
+            "INSERT INTO mark VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET offset = max(offset, excluded.offset)",
+            [(*place, offset) for place, offset in batch.marks.items()],
+        )
         c.executemany(
             "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
             (("position", batch.position), ("last", batch.last)),
