@@ -19,6 +19,9 @@ settings.register_profile(
 )
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+# For each new connection asyncpg looks for a certificate and a file of passwords.
+CONNECTING = ("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"})
+
 
 @pytest.fixture(autouse=True)
 def _loop_guard(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -31,5 +34,7 @@ def _loop_guard(request: pytest.FixtureRequest) -> Iterator[None]:
     if not guarded or request.node.get_closest_marker("blocks") is not None:
         yield
         return
-    with blockbuster_ctx(["choreo", "services"]):
+    with blockbuster_ctx(["choreo", "services"]) as guard:
+        for function in guard.functions.values():
+            function.can_block_in(*CONNECTING)
         yield

@@ -76,6 +76,8 @@ def first_word(sql: str) -> str:
 def plain(value: object) -> object:
     """Give a value as SQLite keeps it: Decimal, datetime and UUID as text."""
     if type(value) is str or value is None:
+        if value and "\0" in value:
+            raise HandlerError("text with a NUL", code="CH5006", fix="pass it as bytes")
         return value
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise HandlerError(

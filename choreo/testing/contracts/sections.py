@@ -253,7 +253,7 @@ class SectionContract:
         """None, int, float, str and bytes as they are; bool, Decimal and datetime as kept."""
         zone = timezone(timedelta(hours=2))
         same: list[object] = [
-            None, 0, -1, 2**63 - 1, -(2**63), 0.1, -1e300, "", "ä✓\u0000x", b"", b"\x00\xff",
+            None, 0, -1, 2**63 - 1, -(2**63), 0.1, -1e300, "", "ä✓x", b"", b"\x00\xff",
         ]  # fmt: skip
         kept: list[tuple[object, object]] = [
             *((value, value) for value in same),
@@ -272,7 +272,7 @@ class SectionContract:
     async def test_what_a_table_can_not_keep_is_refused(self, make: MakePlace) -> None:
         """A clear error, not a guess."""
         async with opened(make) as place:
-            for value in (object(), [1], {"a": 1}, 2**63, 1j):
+            for value in (object(), [1], {"a": 1}, 2**63, 1j, "a\0b"):
                 with refused(ChoreoError):
                     async with place.store.transaction() as tx:
                         await tx.fetchval("SELECT $1", value)
