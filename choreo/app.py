@@ -357,7 +357,7 @@ class App:
         return waited
 
 
-def embedded(folder: str | Path | None = None, *, clock: Clock) -> tuple[Broker, Store]:
+def embedded(folder: str | Path | None = None, *, clock: Clock) -> tuple[SqliteBroker, SqliteStore]:
     """Make the embedded deployment: log and store in one SQLite file."""
     log = Log(Database(database_path(folder)))
     return SqliteBroker(log), SqliteStore(log, clock=clock)

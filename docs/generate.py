@@ -24,6 +24,7 @@ from choreo.cli import settings
 from choreo.cli.dead import dead as dead_letters
 from choreo.environment import PREFIX, VARIABLES
 from choreo.worker import Limits
+from docs.invariants import invariants_page
 
 __all__ = ["generated", "write"]
 
@@ -387,6 +388,7 @@ TITLES = {
     "running": "Running services",
 }
 OTHERS: Mapping[str, Callable[[], str]] = {
+    "invariants": lambda: invariants_page(NOTICE),
     "errors": errors_page,
     "port-broker": lambda: ports_page("Ports: the log and the clock", *LOG_PORTS),
     "port-store": lambda: ports_page("Ports: the stores", *STORE_PORTS),

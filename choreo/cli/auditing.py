@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import typer
 
 from choreo.app import embedded
-from choreo.audit import Evidence, Violation, audit
-from choreo.audit.invariants import ALWAYS, AT_REST
+from choreo.audit import Evidence, Report, Violation, gather, judge
 from choreo.cli.loading import functions
 from choreo.cli.output import cleaned, counted, execute, fail, show_json
 from choreo.cli.running import clock
 from choreo.cli.settings import Settings
-from choreo.events import FLOW, Record
+from choreo.events import FLOW
 from choreo.ports import Row, Store
 
 __all__ = ["run_audit"]
@@ -26,36 +25,46 @@ def run_audit(settings: Settings, *, at_rest: bool, as_json: bool) -> None:
         fail("CH1016", f"there is no log at {settings.database} yet. Fix: run services first")
     own = functions(settings.invariants)
     found, checked = execute(_judged(settings, own, at_rest=at_rest))
-    sentences = [_sentence(violation) for violation in found]
+    sentences = [_sentence(violation) for violation in found.violations]
     if as_json:
-        show_json({"violations": sentences, "checked": checked})
+        about = {"judged": [*found.judged], "unjudged": dict(found.unjudged)}
+        show_json({"violations": sentences, "checked": checked, **about})
     else:
         for sentence in sentences:
             typer.echo(f"✘ {cleaned(sentence)}")
         counts = ", ".join(f"{count} {name}" for name, count in checked.items())
         verdict = counted(len(sentences), "violation") if sentences else "✔ no violations"
         typer.echo(f"{verdict}; checked {counts}")
+        for why, names in _grouped(found.unjudged).items():
+            typer.echo(f"  not judged ({why}): {', '.join(names)}")
     if sentences:
         raise typer.Exit(1)
 
 
 async def _judged(
     settings: Settings, own: Sequence[Callable[[Evidence], Iterable[str]]], *, at_rest: bool
-) -> tuple[list[Violation], dict[str, int]]:
-    history: list[Record] = []
+) -> tuple[Report, dict[str, int]]:
     broker, store = embedded(settings.folder, clock=clock())
     try:
-        async for records in broker.read(None):
-            history += records
         asking = _Asking(store, asyncio.get_running_loop())
-        evidence = Evidence(history, asking.rows, settings.database.parent)
-        found = await asyncio.to_thread(audit, evidence, invariants=own, at_rest=at_rest)
+        folder = settings.database.parent
+        evidence = await gather(broker, [store], rows=asking.rows, folder=folder)
+        found = await asyncio.to_thread(judge, evidence, invariants=own, at_rest=at_rest)
     finally:
         await store.close()
         await broker.close()
+    history = evidence.history
     flows = {record.headers[FLOW] for record in history if FLOW in record.headers}
-    judged = len(ALWAYS) + len(own) + (len(AT_REST) if at_rest else 0)
-    return found, {"records": len(history), "flows": len(flows), "invariants": judged}
+    counts = {"records": len(history), "flows": len(flows), "invariants": len(found.judged)}
+    return found, counts
+
+
+def _grouped(unjudged: Mapping[str, str]) -> dict[str, list[str]]:
+    """Group the invariants that were not judged by what was missing."""
+    found: dict[str, list[str]] = {}
+    for name, why in unjudged.items():
+        found.setdefault(why.partition(":")[0], []).append(name)
+    return found
 
 
 class _Asking:

@@ -4,6 +4,15 @@ An adapter implements them; a contract in `choreo.testing.contracts` holds each 
 """
 
 from choreo.ports.clock import Clock
+from choreo.ports.contents import (
+    AuditedBroker,
+    AuditedStore,
+    Contents,
+    InboxRow,
+    MemoRow,
+    OwnerRow,
+    TimerRow,
+)
 from choreo.ports.log import Assignee, Broker, BrokerTraits, Since, Subscription, Topic
 from choreo.ports.store import (
     ORPHANS,
@@ -37,9 +46,12 @@ __all__ = [
     "UNWRITTEN",
     "Applied",
     "Assignee",
+    "AuditedBroker",
+    "AuditedStore",
     "Broker",
     "BrokerTraits",
     "Clock",
+    "Contents",
     "Due",
     "Fact",
     "Floor",
@@ -47,7 +59,10 @@ __all__ = [
     "FlowMerge",
     "FlowSummary",
     "GateSeen",
+    "InboxRow",
+    "MemoRow",
     "Outbox",
+    "OwnerRow",
     "Row",
     "Seen",
     "Since",
@@ -56,6 +71,7 @@ __all__ = [
     "Store",
     "StoreTraits",
     "Subscription",
+    "TimerRow",
     "Topic",
     "Tx",
     "Unsent",

@@ -1,18 +1,15 @@
 """Dead letters on an operator's word: run again, edited, discarded; what is refused."""
 
-import asyncio
 import json
-import sqlite3
-from contextlib import closing
 
 import pytest
 
 from choreo import Context, Failure, Retry, Service, State
 from choreo.app import open_broker, open_views
-from choreo.audit import Evidence, audit
 from choreo.events import Record
 from choreo.testing import ManualClock
 from choreo.tracker import Tracker, view_of
+from tests.auditing import judged
 from tests.semantics.events import Cancelled, Declined, Packed, Placed, Released, Reserved
 from tests.semantics.lab import HASTY, Lab, record_of
 
@@ -50,21 +47,6 @@ async def status(lab: Lab, flow: str) -> tuple[str, dict[str, str]]:
         await broker.close()
 
 
-async def judged(lab: Lab) -> list[str]:
-    """Audit the laboratory."""
-
-    def rows(sql: str, *values: object) -> list[dict[str, object]]:
-        with closing(sqlite3.connect(lab.folder / "choreo.db")) as db:
-            db.row_factory = sqlite3.Row
-            return [dict(row) for row in db.execute(sql.replace("$", "?"), values)]
-
-    def found() -> list[str]:
-        evidence = Evidence(lab.log(), rows, lab.folder)  # type: ignore[arg-type]
-        return [one.text for one in audit(evidence)]
-
-    return await asyncio.to_thread(found)
-
-
 async def test_a_redrive_is_a_new_run_with_all_its_attempts(lab: Lab) -> None:
     desk = Desk(Retry(attempts_max=2, first_s=10, factor=1))
     async with lab.open(desk.service) as app:
@@ -79,7 +61,7 @@ async def test_a_redrive_is_a_new_run_with_all_its_attempts(lab: Lab) -> None:
     assert desk.tried == [(1, 1), (1, 2), (1, 1), (1, 2)]
     assert lab.kinds() == ["Placed", "Reserved"]
     assert await status(lab, flow) == ("completed", {"desk.reserve": "done"})
-    assert await judged(lab) == []
+    assert await judged(lab.folder) == []
     (note,) = lab.notes("redriven")
     assert (note["reason"], note["by"], note["run"]) == ("the test says so", "tester", 1)
 
@@ -165,7 +147,7 @@ async def test_a_discarded_one_is_void_and_its_flow_has_not_failed(lab: Lab) -> 
         "refused",
         "refused",
     ]
-    assert await judged(lab) == []
+    assert await judged(lab.folder) == []
 
 
 async def test_a_delivery_that_otherwise_has_decided_is_not_run_again(lab: Lab) -> None:
@@ -251,7 +233,7 @@ async def test_joins_and_time_outs_may_be_redriven(lab: Lab) -> None:
         for letter in letters:
             await lab.ask(app, "redrive", letter)
     assert sorted(lab.kinds()) == ["Declined", "Packed", "Placed", "Reserved"]
-    assert await judged(lab) == []
+    assert await judged(lab.folder) == []
 
 
 async def test_one_whose_scope_was_closed_meanwhile_is_void(lab: Lab) -> None:
@@ -369,7 +351,7 @@ async def test_the_flow_of_an_edit_is_whole(lab: Lab) -> None:
         await lab.ask(app, "redrive", value=b'{"k": "x", "n": 2}')
     assert lab.kinds() == ["Placed", "Packed", "Placed", "Reserved"]
     assert (await status(lab, flow))[0] == "completed"
-    assert await judged(lab) == []
+    assert await judged(lab.folder) == []
 
 
 async def test_an_edit_that_is_wrong_too_is_a_dead_letter_of_its_own(lab: Lab) -> None:

@@ -6,9 +6,10 @@ import pytest
 
 from choreo import Service
 from choreo.step.control import request
+from tests.auditing import judged
 from tests.semantics.events import Placed, Reserved
 from tests.semantics.lab import Lab
-from tests.semantics.test_redrive import ONCE, Desk, judged
+from tests.semantics.test_redrive import ONCE, Desk
 
 
 async def test_of_requests_at_once_one_is_done(lab: Lab) -> None:
@@ -31,7 +32,7 @@ async def test_of_requests_at_once_one_is_done(lab: Lab) -> None:
     assert len(lab.notes("redriven", "discarded")) == 1
     assert len(lab.notes("refused")) == 3
     assert lab.kinds() in (["Placed", "Reserved"], ["Placed", "Placed", "Reserved"])
-    assert await judged(lab) == []
+    assert await judged(lab.folder) == []
 
 
 @pytest.mark.parametrize("action", ["redrive", "discard", "edit"])
@@ -72,4 +73,4 @@ async def test_an_edited_one_that_others_were_held_behind_is_in_order_for_the_au
         await lab.clock.settle()
         await lab.ask(app, "redrive", value=b'{"k": "x", "n": 5}')
     assert given == [5, 2]
-    assert await judged(lab) == []
+    assert await judged(lab.folder) == []

@@ -4,20 +4,17 @@ Faults stop at the end, and then all comes to rest: every order has its end, the
 nothing, and every kind of fault has fired.
 """
 
-import asyncio
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 
 from choreo import App
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
-from choreo.audit import Evidence, audit
 from choreo.errors import ChoreoError
 from choreo.testing import CALM, Faults, FaultyBroker, FaultyStore
 from choreo.worker import Limits
@@ -25,6 +22,7 @@ from services import invariants
 from services.notifications import Mailer
 from services.payments import PaymentProvider
 from services.shipping import Carrier
+from tests.auditing import judged
 from tests.services.shop import SERVICES, Shop, placed
 
 T = TypeVar("T")
@@ -102,17 +100,6 @@ class Failing:
             await app.stop()
 
 
-def judged(shop: Shop) -> list[str]:
-    def rows(sql: str, *values: object) -> list[Any]:
-        with closing(sqlite3.connect(shop.folder / "choreo.db")) as db:
-            db.row_factory = sqlite3.Row
-            return db.execute(sql.replace("$", "?"), values).fetchall()
-
-    own = (invariants.money, invariants.stock)
-    found = audit(Evidence(shop.history(), rows, shop.folder), invariants=own)
-    return [f"{violation.invariant}: {violation.text}" for violation in found]
-
-
 @pytest.mark.parametrize("seed", range(1, 6))
 async def test_every_order_ends_whatever_fails(shop: Shop, seed: int) -> None:
     await shop.stock(A=40, B=12)
@@ -129,4 +116,4 @@ async def test_every_order_ends_whatever_fails(shop: Shop, seed: int) -> None:
         await shop.clock.advance(2 * 3600)
     assert {fault for fault, _ in failing.fired} == KINDS
     assert failing.fired["ack_lost", "apply"] > 3
-    assert await asyncio.to_thread(judged, shop) == []
+    assert await judged(shop.folder, invariants.money, invariants.stock) == []

@@ -3,15 +3,16 @@
 import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from choreo.adapters.sqlite.contents import contents_of, positions_of
 from choreo.adapters.sqlite.schema import SCHEMA
-from choreo.audit import Evidence, Violation, audit
+from choreo.audit import Evidence, Report, Violation, judge
 from choreo.events import Record, derived_id, id_bytes, id_text, rfc3339
-from choreo.plan import GateKey, Status
-from choreo.ports import Row
+from choreo.plan import GateKey, Memo, Status
+from choreo.ports import Row, Unsent
 from choreo.step.gates import gate_subject
 
 NOW = 1_767_225_600.0
@@ -20,6 +21,7 @@ DECLINED, RELEASED = "shop.pay.Declined", "shop.stock.Released"
 PAID, OVERDUE, DONE, CANCELLED = (
     "shop.pay.Paid", "shop.pay.Overdue", "shop.orders.Done", "shop.orders.Cancelled",
 )  # fmt: skip
+BROKEN, REFUNDED = "shop.orders.Broken", "shop.pay.Refunded"
 
 
 def handler(name: str, kind: str, inputs: Iterable[str], **more: Any) -> dict[str, Any]:
@@ -30,7 +32,8 @@ MANIFESTS = {
     "orders": {
         "handlers": [
             handler("orders.accept", "on", [PLACED], outputs=[ACCEPTED]),
-            handler("orders.finish", "join", [RESERVED, PAID], outputs=[DONE], within_s=5),
+            handler("orders.finish", "join", [RESERVED, PAID], outputs=[DONE], within_s=5,
+                    slots=[[[RESERVED], False], [[PAID], False]]),
             handler("orders.cancel", "on", [RELEASED], outputs=[CANCELLED]),
         ],
         "flows": [
@@ -41,7 +44,7 @@ MANIFESTS = {
     "stock": {
         "handlers": [
             handler("stock.reserve", "on", [ACCEPTED], outputs=[RESERVED]),
-            handler("stock.release", "compensate", [RESERVED], on=[DECLINED, OVERDUE],
+            handler("stock.release", "compensate", [RESERVED], on=[DECLINED, OVERDUE, REFUNDED],
                     outputs=[RELEASED]),
         ],
     },
@@ -50,6 +53,7 @@ MANIFESTS = {
             handler("pay.charge", "on", [RESERVED], outputs=[PAID, DECLINED]),
             handler("pay.overdue", "expects", [ACCEPTED], on=[PAID], outputs=[OVERDUE],
                     within_s=60),
+            handler("pay.refund", "compensate", [PAID], on=[BROKEN], outputs=[REFUNDED]),
         ],
     },
 }  # fmt: skip
@@ -62,10 +66,11 @@ class World:
     tmp: Path
     history: list[Record] = field(default_factory=list)
     now: float = NOW
+    outbox: list[Unsent] = field(default_factory=list)
+    further: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.database = sqlite3.connect(":memory:")
-        self.database.row_factory = sqlite3.Row
+        self.database = sqlite3.connect(":memory:", isolation_level=None)
         self.database.executescript(SCHEMA)
         for service, about in MANIFESTS.items():
             self.manifest(service, about)
@@ -109,6 +114,23 @@ class World:
             raw, status, row.get("due"), row.get("chain", ""), name,
         )  # fmt: skip
 
+    def note(self, name: str, about: Record) -> None:
+        """Tell that a step is done, and published nothing."""
+        headers = {
+            "ce_id": id_text(derived_id(id_bytes(about.headers["ce_id"]), name.encode())),
+            "ce_causationid": about.headers["ce_id"], "choreo-step": name,
+        }  # fmt: skip
+        value = json.dumps({"state": "done", "subject": about.headers["ce_id"]}).encode()
+        self.append(Record("choreo.steps", b"", headers, value))
+
+    def call(self, name: str, about: Record, call: str, state: Memo) -> None:
+        """Write down an outside call."""
+        raw = id_bytes(about.headers["ce_id"])
+        self.execute(
+            "INSERT INTO memo SELECT ?, id, ?, ?, x'', 0 FROM name WHERE text = ?",
+            raw, call, state, name,
+        )  # fmt: skip
+
     def forget(self, name: str) -> None:
         """Delete the inbox rows of a handler."""
         self.execute("DELETE FROM inbox WHERE handler = (SELECT id FROM name WHERE text = ?)", name)
@@ -118,11 +140,23 @@ class World:
 
     def rows(self, sql: str, *values: object) -> list[Row]:
         named = {str(number): value for number, value in enumerate(values, 1)}
-        return [dict(row) for row in self.database.execute(sql, named)]
+        found = self.database.execute(sql, named)
+        columns = [column[0] for column in found.description]
+        return [dict(zip(columns, row, strict=True)) for row in found]
+
+    def evidence(self) -> Evidence:
+        """Show all that is there, and what a test has put into `further`."""
+        contents = replace(contents_of(self.database), outbox=[*self.outbox])
+        positions = positions_of(self.database)
+        return Evidence(
+            list(self.history), self.rows, self.tmp, [contents], positions, **self.further
+        )
+
+    def judge(self, *, at_rest: bool = True, **more: Any) -> Report:
+        return judge(self.evidence(), at_rest=at_rest, **more)
 
     def audit(self, *, at_rest: bool = True, **more: Any) -> list[Violation]:
-        evidence = Evidence(self.history, self.rows, self.tmp)
-        return audit(evidence, at_rest=at_rest, **more)
+        return [*self.judge(at_rest=at_rest, **more).violations]
 
     # ── what a shop does ─────────────────────────────────────────────────────────────────
 
@@ -164,6 +198,25 @@ class World:
         self.settle("stock.release!why", made["why"])
         undoes = {"choreo-undoes": made["reserved"].headers["ce_id"]}
         made["released"] = self.event(RELEASED, made["why"], "stock.release", **undoes)
+        self.settle("stock.release", made["reserved"])
+        made["cancelled"] = self.event(CANCELLED, made["released"], "orders.cancel")
+        self.settle("orders.cancel", made["released"])
+        return made
+
+    def refunded(self) -> dict[str, Record]:
+        """An order that is paid and can not be sent: refunded, then released, and cancelled."""
+        made = self.begin()
+        made["paid"] = self.event(PAID, made["reserved"], "pay.charge")
+        self.settle("pay.charge", made["reserved"])
+        self.settle("orders.finish!arrive", made["paid"])
+        made["broken"] = self.event(BROKEN, made["paid"])
+        self.settle("pay.refund!why", made["broken"])
+        undoes = {"choreo-undoes": made["paid"].headers["ce_id"]}
+        made["refunded"] = self.event(REFUNDED, made["broken"], "pay.refund", **undoes)
+        self.settle("pay.refund", made["paid"])
+        self.settle("stock.release!why", made["refunded"])
+        undoes = {"choreo-undoes": made["reserved"].headers["ce_id"]}
+        made["released"] = self.event(RELEASED, made["refunded"], "stock.release", **undoes)
         self.settle("stock.release", made["reserved"])
         made["cancelled"] = self.event(CANCELLED, made["released"], "orders.cancel")
         self.settle("orders.cancel", made["released"])

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from choreo.adapters.sqlite.contents import positions_of
 from choreo.adapters.sqlite.database import last_position
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.subscription import SqliteSubscription
@@ -121,6 +122,11 @@ class SqliteBroker:
             for name in (known if topics is None else topics)
             for number in range(known[name][1] if name in known else 0)
         }
+
+    async def positions(self) -> Mapping[tuple[str, Partition], int]:
+        """Give the offset that each group reads next, by partition."""
+        self._check()
+        return await self._database.read(positions_of)
 
     def _numbers(self, topics: Sequence[str] | None) -> list[int] | None:
         if topics is None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from choreo.adapters.sqlite.apply import ApplyWork
+from choreo.adapters.sqlite.contents import contents_of
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.names import adopt, known
 from choreo.adapters.sqlite.outbox import Outbox
@@ -22,7 +23,18 @@ from choreo.errors import BrokerClosedError
 from choreo.events import Partition
 from choreo.plan import Owned, Plan, Publish, SetTimer, Settle
 from choreo.policies import Keep
-from choreo.ports import ORPHANS, Applied, Clock, Due, Seen, StoreTraits, Tx, Unsent, Want
+from choreo.ports import (
+    ORPHANS,
+    Applied,
+    Clock,
+    Contents,
+    Due,
+    Seen,
+    StoreTraits,
+    Tx,
+    Unsent,
+    Want,
+)
 
 __all__ = ["SqliteStore"]
 
@@ -105,6 +117,11 @@ class SqliteStore:
         assert isinstance(self._log, Outbox), "a store that publishes has no outbox"
         await self._log.open()
         return await self._database.read(lambda c: unsent_rows(c, owned, after=after, most=most))
+
+    async def contents(self) -> Contents:
+        """Read everything that the file keeps, as of one moment; of all services."""
+        self._check()
+        return await self._database.read(contents_of)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────
 
