@@ -78,7 +78,13 @@ def _outbox(connection: sqlite3.Connection) -> Iterable[tuple[Any, ...]]:
 
 
 def _unsent(
-    row: int, topic: str, partition: int, target: str, key: bytes | None, headers: bytes, value: bytes
+    row: int,
+    topic: str,
+    partition: int,
+    target: str,
+    key: bytes | None,
+    headers: bytes,
+    value: bytes,
 ) -> Unsent:
     record = Record(target, key, headers_from_text(headers), value)
     record.row = row

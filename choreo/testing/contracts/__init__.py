@@ -15,6 +15,7 @@ can not do by its own traits is skipped by these alone.
 
 from choreo.testing.contracts.broker import BrokerContract, MakeBroker
 from choreo.testing.contracts.place import MakePlace, Place
+from choreo.testing.contracts.showing import ShowingContract
 from choreo.testing.contracts.store import StoreContract
 
-__all__ = ["BrokerContract", "MakeBroker", "MakePlace", "Place", "StoreContract"]
+__all__ = ["BrokerContract", "MakeBroker", "MakePlace", "Place", "ShowingContract", "StoreContract"]
