@@ -1,14 +1,22 @@
 """What every test gets: a guard against blocking the event loop, and a Hypothesis profile."""
 
 import os
+import unittest
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
+KAFKA_TEST_S = 180  # the first one waits for the server
+
 # Contracts are tests in a package: their asserts are shown as those of any test.
 pytest.register_assert_rewrite("choreo.testing.contracts")
+
+from choreo.errors import ConfigurationError  # noqa: E402 - what it imports is registered now
+from choreo.testing.servers import KafkaServer  # noqa: E402 - as above
+from choreo.testing.servers.jars import kafka_jars  # noqa: E402 - as above
 
 # No deadlines: the first example pays for imports and for the disk. A CI run repeats itself.
 settings.register_profile(
@@ -21,6 +29,26 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 # For each new connection asyncpg looks for a certificate and a file of passwords.
 CONNECTING = ("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fetch what a Kafka consists of before time runs; whoever needs it gets time to start it."""
+    needing = [item for item in items if "kafka_server" in getattr(item, "fixturenames", ())]
+    for item in needing:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(KAFKA_TEST_S))
+    if needing and not os.environ.get("CHOREO_TEST_KAFKA"):
+        with suppress(unittest.SkipTest, ConfigurationError):  # the fixture tells
+            kafka_jars()
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[KafkaServer]:
+    """One Kafka for all tests of a run: each names its own topics and groups."""
+    server = KafkaServer(users={"alice": "wonder"})
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -57,14 +57,13 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 
 def ready(program: Program) -> bool:
-    return program.last_words().endswith("ready\n")
+    return program.heard().endswith("ready\n")
 
 
 def test_it_starts_stops_and_starts_again(program: Program) -> None:
     program.stop()
     program.kill()
     for _ in range(2):
-        program.log.write_bytes(b"")
         program.start()
         program.start()
         program.until(lambda: ready(program), within_s=20)
@@ -105,6 +104,15 @@ def test_one_that_is_never_ready_is_told(program: Program) -> None:
     program.start()
     with pytest.raises(ConfigurationError, match=r"was not ready after 0\.2 s"):
         program.until(lambda: False, within_s=0.2)
+
+
+def test_one_that_does_nothing_about_signals_ends_by_sigterm(tmp_path: Path) -> None:
+    """What ignores a signal hands that on to those it starts: the guard must not."""
+    program = Program(["sleep", "600"], log=tmp_path / "log")
+    program.start()
+    program.tell(signal.SIGTERM)
+    until_gone(program.pid)
+    program.stop()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

@@ -44,5 +44,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # whoever starts us ends us by closing the pipe
+        # Whoever starts us ends us by closing the pipe. Not SIG_IGN: the server would inherit it.
+        signal.signal(number, lambda *_: None)
     sys.exit(main() & 0xFF)

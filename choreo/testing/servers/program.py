@@ -48,6 +48,7 @@ class Program:
         self._env = env
         self._user = user
         self._guard: subprocess.Popen[bytes] | None = None
+        self._begun = 0  # where in the log its present life begins
         self.pid = 0
         """The server's own process id; 0 before it was started."""
 
@@ -62,6 +63,7 @@ class Program:
             return
         user = ["--user", self._user] if self._user else []
         with self.log.open("ab") as log:
+            self._begun = log.tell()
             guard = subprocess.Popen(  # noqa: S603 - the caller's own command
                 [sys.executable, "-I", str(GUARD), *user, "--", *self._command],
                 stdin=subprocess.PIPE,
@@ -129,6 +131,12 @@ class Program:
                 assert pipe is not None
                 pipe.close()
             guard.wait()
+
+    def heard(self) -> str:
+        """Give what it has said since it was last started."""
+        with self.log.open("rb") as log:
+            log.seek(self._begun)
+            return log.read().decode("utf-8", "replace")
 
     def last_words(self) -> str:
         """Give the end of its output."""
