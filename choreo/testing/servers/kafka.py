@@ -11,6 +11,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -143,7 +144,7 @@ class KafkaServer:
         for node in starting:
             node.start()
         for node in starting:
-            node.until(lambda node=node: "Kafka Server started" in node.heard(), within_s=READY_S)  # type: ignore[misc]
+            node.until(partial(_started, node), within_s=READY_S)
 
     def restart(self) -> None:
         """Stop every node in order, and start it again with all it had."""
@@ -201,6 +202,10 @@ class KafkaServer:
         path.touch(mode=0o600)  # it holds passwords
         path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         return path
+
+
+def _started(node: Program) -> bool:
+    return "Kafka Server started" in node.heard()
 
 
 def _java(jars: Path) -> list[str]:
