@@ -49,6 +49,7 @@ from choreo.outcomes import Outcomes
 from choreo.ports import Broker, Clock, Store, Topic, Tx, ViewStore, Want
 from choreo.service import ParamKind, Service
 from choreo.step import Compiled, compiled
+from choreo.telemetry import Telemetry
 from choreo.topology import manifest
 from choreo.worker import Limits, Worker
 
@@ -117,6 +118,9 @@ class App:
         self._worker: Worker | None = None
         self._outcomes = Outcomes(broker, self.clock, [s.flows for s in services])
         self._topics: set[str] = set()
+        self.telemetry = Telemetry.configured()
+        """What is told of this App; to be set before `start`. None: nothing, at no cost."""
+        self._sampling: asyncio.Task[None] | None = None
         self.gave_up = False
         """Whether handlers were left behind that did not end when they were told to."""
 
@@ -143,6 +147,12 @@ class App:
             sys.setswitchinterval(self._limits.switch_interval_s)
         if self._limits.gc_threshold is not None:
             gc.set_threshold(self._limits.gc_threshold, *gc.get_threshold()[1:])
+        ports, attempts = (self.broker, self.store), None
+        if self.telemetry is not None:
+            system = self.broker.traits.system
+            self.broker = self.telemetry.broker(self.broker)
+            self.store = self.telemetry.store(self.store, system)
+            attempts = self.telemetry.attempts(system)
         self._compiled.clear()
         for service in self.services:
             self._compiled.append(compiled(service, await self._resources(service)))
@@ -159,11 +169,14 @@ class App:
             clock=self.clock,
             rng=self._rng,
             limits=self._limits,
+            attempts=attempts,
         )
         settle_with = getattr(self.clock, "settle_with", None)
         if settle_with is not None:
             self._stack.callback(settle_with(self._settle))
         await self._worker.start()
+        if self.telemetry is not None:
+            self._sampling = self.telemetry.sample(self._worker, ports, self.clock)
 
     async def drain(self) -> None:
         """Take nothing new, finish what runs."""
@@ -173,6 +186,8 @@ class App:
     async def stop(self) -> None:
         """Drain and release everything. May be called twice, and before start."""
         worker, self._worker = self._worker, None
+        if self._sampling is not None:
+            self._sampling.cancel()
         async with AsyncExitStack() as last:  # each is released, whatever the others raise
             for close in (self.broker.close, self.store.close, self._stack.aclose):
                 last.push_async_callback(self._in_time, close)

@@ -57,6 +57,10 @@ CAUSES = "choreo-causes"
 UNDOES = "choreo-undoes"
 VOID = "choreo-void"
 FAILURE = "choreo-failure"
+TRACEPARENT = "traceparent"  # W3C trace context, of who sent it last
+TRACESTATE = "tracestate"
+TRACE_ORIGIN = "ce_traceparent"  # the trace context in which the event came to be
+REPLAY = "choreo-replay"
 EDITED = "choreo-edited"  # the step that runs it; nobody takes it from the topic
 
 STEPS_TOPIC = "choreo.steps"

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 import choreo
-from choreo import errors, ports, testing
+from choreo import errors, ports, telemetry, testing
 from choreo.cli import app as command_line
 from choreo.cli import settings
 from choreo.cli.dead import dead as dead_letters
@@ -326,6 +326,40 @@ def settings_page() -> str:
     return page("Settings", [*intro, ""], rows, broker, limits)
 
 
+def telemetry_page() -> str:
+    """List all that is told of a worker: spans, metrics, attributes, fields of log records."""
+    intro = (inspect.getdoc(telemetry) or "").splitlines()
+    told = "Nothing else is told: no payload, no text of an exception, no id in a metric's label."
+    how = "[Watch a deployment](../how-to/watch-a-deployment.md) says how to turn it on."
+    spans = ["## Spans", "", "| name | kind | | attributes |", "|---|---|---|---|"]
+    spans += [
+        f"| `{one.name}` | {one.kind} | {one.meaning} | {_ticked(one.attributes)} |"
+        for one in telemetry.SPANS
+    ]
+    metrics = ["## Metrics", "", "| name | kind | unit | | labels |", "|---|---|---|---|---|"]
+    for one in telemetry.METRICS:
+        where = f" (only with an {one.needs})" if one.needs else ""
+        metrics.append(
+            f"| `{one.name}` | {one.kind} | `{one.unit}` | {one.meaning}{where}"
+            f" | {_ticked(one.attributes)} |"
+        )
+    attributes = ["## Attributes", "", "| name | |", "|---|---|"]
+    attributes += [f"| `{name}` | {meaning} |" for name, meaning in telemetry.ATTRIBUTES.items()]
+    fields = [
+        "## Fields of log records",
+        "",
+        *(inspect.getdoc(telemetry.LogFields) or "").splitlines(),
+    ]
+    fields += ["", "| name | |", "|---|---|"]
+    fields += [f"| `{name}` | {meaning} |" for name, meaning in telemetry.LOG_FIELDS.items()]
+    parts = [[*part, ""] for part in ([*intro, "", told, how], spans, metrics, attributes, fields)]
+    return page("Telemetry", *parts)
+
+
+def _ticked(names_: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names_)
+
+
 # ── the command line ─────────────────────────────────────────────────────────────────────
 
 
@@ -395,6 +429,7 @@ OTHERS: Mapping[str, Callable[[], str]] = {
     "testing": testing_page,
     "contracts": contracts_page,
     "settings": settings_page,
+    "telemetry": telemetry_page,
     "command-line": command_line_page,
     "command-line-dead": dead_page,
 }

@@ -32,12 +32,13 @@ class BrokerTraits:
 
     `stores`: the store's `apply` publishes by itself (same file, no relay). `partitioned`: an
     offset counts records of its own partition, and says nothing of another's; else it is a
-    position in the whole log.
+    position in the whole log. `system` is what traces and metrics call the log.
     """
 
     durable: bool
     stores: bool
     partitioned: bool = False
+    system: str = "choreo"
 
 
 class Subscription(Protocol):

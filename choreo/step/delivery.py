@@ -153,6 +153,8 @@ class Delivery:
     memos: Mapping[str, tuple[Memo, bytes]] = MappingProxyType({})
     answers: Mapping[str, bytes] = MappingProxyType({})
     owned: Owned | None = None
+    carries: Headers | None = None  # the trace context that all it publishes goes out with
+    trace: Any = None  # telemetry's own book of the attempt
     # what its handler did, until that is committed
     loaded: Seen = NOTHING_SEEN
     more: tuple[GateKey, ...] = ()

@@ -25,6 +25,8 @@ from choreo.events import (
     SUBJECT,
     TIME,
     TOOK,
+    TRACEPARENT,
+    TRACESTATE,
     TYPE,
     UNDOES,
     VOID,
@@ -85,6 +87,8 @@ def event_record(
         headers[BRANCH] = cause[BRANCH]
     if d.extras:
         _causes(d, headers)
+    if d.carries is not None or TRACEPARENT in cause:
+        _carry(d, headers)
     value = spec.dump(event)
     if len(value) > EVENT_BYTES_MAX:
         raise too_large(value, handler=d.route.name, event=headers[TYPE])
@@ -92,6 +96,22 @@ def event_record(
     record.trusted = record.fresh = True
     record.raw_id = raw_id
     return record
+
+
+def _carry(d: Delivery, headers: dict[str, str]) -> None:
+    """Let the trace go on: with the attempt's own span, else with what the cause came with."""
+    source = d.carries
+    if source is None:
+        source = d.extras["why"].headers if "why" in d.extras else d.record.headers
+    _pass_on(source, headers)
+
+
+def _pass_on(source: dict[str, str], headers: dict[str, str]) -> None:
+    for name in (TRACEPARENT, TRACESTATE):
+        if name in source:
+            headers[name] = source[name]
+        else:
+            headers.pop(name, None)
 
 
 def _causes(d: Delivery, headers: dict[str, str]) -> None:
@@ -124,6 +144,7 @@ def nothing_record(
         headers.setdefault(TIME, why.headers[TIME])
     if BRANCH in why.headers:
         headers[BRANCH] = why.headers[BRANCH]
+    _pass_on(why.headers, headers)
     record = Record(
         info.topic, key.encode(), headers, type(made).__pydantic_serializer__.to_json(made)
     )
@@ -185,6 +206,7 @@ def note(d: Delivery, state: str, now: float, *, step: str = "", **about: Any) -
         value["undoes"] = cause.get(ID, "")
         headers[CAUSE] = d.extras["why"].headers.get(ID, "")
     value.update(about)
+    _carry(d, headers)
     data = json.dumps(value, separators=(",", ":")).encode()
     record = Record(STEPS_TOPIC, flow.encode("utf-8", "surrogateescape"), headers, data)
     record.trusted = True
@@ -207,6 +229,7 @@ def dead_letter(d: Delivery, now: float, failure: dict[str, Any]) -> Record:
         headers["choreo-dead-calls"] = json.dumps(failure["calls"])
     headers["choreo-dead-error"] = str(failure["error"])
     headers["choreo-dead-message"] = str(failure["message"])
+    _carry(d, headers)
     return Record(DEAD_TOPIC, d.record.key, headers, d.record.value)
 
 

@@ -16,6 +16,7 @@ from choreo.ports import Applied, Clock, Row, Seen, Store, Tx
 from choreo.service import Kind, Param, ParamKind
 from choreo.step import Delivery, StepVoid, after_run, before_run, claim, final, intent, want
 from choreo.step.publish import flow_of
+from choreo.telemetry import CURRENT, nobody
 from choreo.worker.threads import Threads
 
 __all__ = ["Caller"]
@@ -180,7 +181,11 @@ class Caller:
                 raise StepVoid  # the state has changed since the handler was given it: again
             tx.bind(real)
             d.loaded = seen
-            result = await handler
+            CURRENT.set(lambda: d)  # in the store's thread
+            try:
+                result = await handler
+            finally:
+                CURRENT.set(nobody)
             d.changes = self._decided(d, context, result, begun).changes
             return d.changes
 

@@ -96,6 +96,7 @@ class Pipeline:
         """Start empty."""
         self.store = store
         self.caller = caller
+        self.run: Callable[[Delivery, float], Awaitable[Plan]] = caller.run
         self.clock = clock
         self.limits = limits
         self.fresh: deque[Delivery] = deque()
@@ -105,6 +106,7 @@ class Pipeline:
         self.finished_added = asyncio.Event()
         self.room = asyncio.Event()
         self.moved = asyncio.Event()  # there are offsets to commit
+        self.attempt: Callable[[Delivery], Awaitable[None]]
         self.wake_runner: Callable[[], None] = lambda: None
         self.settled: Callable[[Delivery], None] = lambda _: None
         self.drop: Callable[[Delivery], None] = lambda _: None

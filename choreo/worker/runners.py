@@ -11,6 +11,7 @@ from choreo.errors import FencedError, HandlerError, HandlerTimeoutError
 from choreo.events import TYPE
 from choreo.plan import Plan
 from choreo.step import Delivery, MoreGates, StepVoid, after_run, failed
+from choreo.telemetry import CURRENT
 from choreo.worker.pipeline import Pipeline
 
 __all__ = ["Runners"]
@@ -36,6 +37,7 @@ class Runners:
         self._timed: dict[asyncio.Task[None], tuple[float, Delivery]] = {}
         self._timed_added = asyncio.Event()
         pipeline.wake_runner = self.wake
+        pipeline.attempt = self._attempt
 
     def wake(self) -> None:
         """Have somebody look at what is ready."""
@@ -64,6 +66,7 @@ class Runners:
 
     async def _run(self, slot: int) -> None:
         slots = self.slots
+        CURRENT.set(lambda: slots[slot])
         loop = asyncio.get_running_loop()
         ready = self._pipeline.ready
         burst = self._pipeline.limits.burst
@@ -84,7 +87,7 @@ class Runners:
             if not self._relief:
                 self._relief = True
                 loop.call_soon(self.wake)
-            await self._attempt(d)
+            await self._pipeline.attempt(d)
             if slot in self._relieved:
                 self._relieved.remove(slot)
                 self._free.append(slot)
@@ -111,7 +114,7 @@ class Runners:
                 d.took = clock.elapsed() - begun
                 plan = after_run(d, d.loaded, d.result, d.started + d.took)
             elif route.handler.timeout_s is None:
-                plan = await pipeline.caller.run(d, begun)
+                plan = await pipeline.run(d, begun)
             else:
                 plan = await self._timed_run(d, begun, route.handler.timeout_s)
         except MoreGates as more:
@@ -149,7 +152,7 @@ class Runners:
         self._timed_added.set()
         plan: Plan | None = None
         try:
-            plan = await self._pipeline.caller.run(d, begun)
+            plan = await self._pipeline.run(d, begun)
         except asyncio.CancelledError:
             if task in self._timed:
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ class _Call(NamedTuple):
     fn: Callable[..., Any]
     arguments: Sequence[Any]
     done: asyncio.Future[Any]
+    context: Context
 
 
 class Threads:
@@ -39,7 +41,7 @@ class Threads:
             self._threads += 1
             name = f"choreo-handler-{self._threads}"
             threading.Thread(target=self._work, args=(loop,), name=name, daemon=True).start()
-        self._calls.put(_Call(fn, arguments, done))
+        self._calls.put(_Call(fn, arguments, done, copy_context()))
         return done
 
     def close(self) -> None:
@@ -67,7 +69,7 @@ class Threads:
 
 def _outcome(call: _Call) -> tuple[Any, BaseException | None]:
     try:
-        return call.fn(*call.arguments), None
+        return call.context.run(call.fn, *call.arguments), None
     except StopIteration:  # no future takes it
         return None, RuntimeError("the handler raised StopIteration")
     except BaseException as exc:  # noqa: BLE001 - handed over to who waits

@@ -16,6 +16,7 @@ from contextlib import suppress
 from choreo.errors import ChoreoError, HandlerError
 from choreo.ports import Broker, Clock, Store, Want
 from choreo.step import Compiled
+from choreo.telemetry import Attempts, LogFields
 from choreo.worker.assigned import Assigned
 from choreo.worker.call import Caller
 from choreo.worker.commit import Committer
@@ -30,6 +31,7 @@ from choreo.worker.watch import Watch
 __all__ = ["Worker"]
 
 log = logging.getLogger("choreo.worker")
+log.addFilter(LogFields())
 
 LEAVE_S = 1.0
 """For each service's goodbye, where something was left behind."""
@@ -47,14 +49,18 @@ class Worker:
         clock: Clock,
         rng: random.Random,
         limits: Limits,
+        attempts: Attempts | None = None,
     ) -> None:
-        """Prepare; `start` begins."""
+        """Prepare; `start` begins. `attempts` is telemetry's way around what runs."""
         self._services = services
         self._broker = broker
         self._store = store
         self._caller = Caller(store, clock, rng)
         self._pipeline = Pipeline(store, self._caller, clock, limits)
         self._runners = Runners(self._pipeline)
+        if attempts is not None:
+            self._pipeline.attempt = attempts.around(self._pipeline.attempt)
+            self._pipeline.run = attempts.running(self._pipeline.run)
         self._watch = Watch(self._runners, self._pipeline, self._clock_was_set)
         self._spiller = Spiller(self._pipeline, self._runners)
         self._intake = Intake(self._pipeline, self._runners.fail)
@@ -156,6 +162,16 @@ class Worker:
         """What has stopped the worker, once something has."""
         assert self._pipeline.failure is not None, "the worker has not been started"
         return self._pipeline.failure
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """The services that it runs."""
+        return self._lanes
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries are taken and not settled."""
+        return self._pipeline.in_flight
 
     @property
     def busy(self) -> int:

@@ -13,7 +13,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     7: ("testing", "running", "app", "environment"),
     6: ("adapters",),
     5: ("worker", "tracker", "replay", "audit", "outcomes"),
-    4: ("step", "topology", "telemetry"),
+    4: ("telemetry", "step", "topology"),
     3: ("service", "context"),
     2: ("ports", "plan", "codec", "schemas"),
     1: ("events", "policies"),

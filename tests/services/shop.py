@@ -16,6 +16,7 @@ import httpx
 from choreo import App, Service
 from choreo.codec import headers_from_text
 from choreo.events import Record
+from choreo.telemetry import Telemetry
 from choreo.testing import ManualClock
 from services.analytics import analytics
 from services.inventory import inventory
@@ -144,13 +145,16 @@ class Shop:
     bank: Bank = field(default_factory=Bank)
     post: Post = field(default_factory=Post)
     van: Van = field(default_factory=Van)
+    telemetry: Telemetry | None = None
 
     @asynccontextmanager
     async def open(self, without: Sequence[Service] = ()) -> AsyncIterator[App]:
         """Run the services on the folder."""
         outside = {PaymentProvider: self.bank.provider(), Mailer: self.post, Carrier: self.van}
         running = [service for service in SERVICES if service not in without]
-        async with App(*running, folder=self.folder, resources=outside, clock=self.clock) as app:
+        app = App(*running, folder=self.folder, resources=outside, clock=self.clock)
+        app.telemetry = self.telemetry
+        async with app:
             yield app
 
     async def stock(self, **units: int) -> None:
