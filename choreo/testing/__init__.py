@@ -5,9 +5,11 @@ from choreo.testing.contracts import (
     BrokerContract,
     MakeBroker,
     MakePlace,
+    MakeViews,
     Place,
     ShowingContract,
     StoreContract,
+    ViewStoreContract,
 )
 from choreo.testing.faults import CALM, Faults, FaultyBroker, FaultyStore
 from choreo.testing.given import Done, Given, given
@@ -22,9 +24,11 @@ __all__ = [
     "Given",
     "MakeBroker",
     "MakePlace",
+    "MakeViews",
     "ManualClock",
     "Place",
     "ShowingContract",
     "StoreContract",
+    "ViewStoreContract",
     "given",
 ]

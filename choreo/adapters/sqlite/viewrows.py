@@ -1,30 +1,10 @@
-"""Rows of the views: the tables, how ids are kept, and how a flow's row is merged."""
+"""Rows of the views: the tables, and how ids are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
-from typing import Any, NamedTuple
-
 from choreo.events import id_text
-from choreo.ports import Fact, FlowMerge, ViewBatch
 
-__all__ = [
-    "NOT_PLAIN",
-    "PLAIN",
-    "PLAIN_WITH_ROOT",
-    "SCHEMA",
-    "TABLES",
-    "VERSION",
-    "FlowRow",
-    "Key",
-    "joined",
-    "packed",
-    "ranges",
-    "readable",
-    "told",
-    "unpacked",
-]
+__all__ = ["SCHEMA", "TABLES", "VERSION", "Key", "packed", "ranges", "unpacked"]
 
 Key = bytes | str
 """An id as it is kept: 16 bytes of a UUID, any other as text."""
@@ -64,64 +44,6 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
 
 
-class FlowRow(NamedTuple):
-    """A flow as it is merged. Not `plain`: only a fold of all its facts can tell.
-
-    `marks` are the words of its facts, as bits; a row keeps the number of its shape instead.
-    """
-
-    flow: Key
-    root: int | None
-    name: int | None
-    status: int
-    key: str
-    end: int | None
-    started: float
-    ended: float | None
-    deadline: float | None
-    plain: int
-    updated: float
-    stuck_at: float | None
-    marks: int
-
-
-NOT_PLAIN, PLAIN, PLAIN_WITH_ROOT = 0, 1, 2
-
-
-# ── merging ──────────────────────────────────────────────────────────────────────────────
-
-
-def joined(before: FlowRow, new: FlowRow) -> FlowRow:
-    """Merge what a batch says into a row. What can not be merged makes the row not plain."""
-    plain = (
-        before.plain == PLAIN
-        and (new.plain == PLAIN or (new.plain == PLAIN_WITH_ROOT and before.root is not None))
-        and not (before.root and new.root)
-        and not (before.end and new.end)
-    )
-    rooted = new if new.root else before
-    return FlowRow(
-        before.flow, rooted.root, rooted.name, before.status, rooted.key, before.end or new.end,
-        rooted.started if rooted.root else min(before.started, new.started),
-        before.ended if before.end else new.ended, rooted.deadline, PLAIN if plain else NOT_PLAIN,
-        max(before.updated, new.updated), max(before.stuck_at or 0.0, new.stuck_at or 0.0),
-        before.marks | new.marks,
-    )  # fmt: skip
-
-
-def told(
-    row: FlowRow, ends: Collection[tuple[int | None, int | None]], status: tuple[int, int]
-) -> FlowRow:
-    """Tell the status of a plain row: it reached an end, or it did not."""
-    running, completed = status
-    (flow, root, name, _, key, end, started, ended, deadline, plain, updated, stuck_at, marks) = row
-    if end is not None and (root, end) in ends:
-        return FlowRow(flow, root, name, completed, key, end, started, ended, None, plain,
-                       updated, None, marks)  # fmt: skip
-    return FlowRow(flow, root, name, running, key, None, started, None, deadline, plain,
-                   updated, stuck_at if name else None, marks)  # fmt: skip
-
-
 # ── ids ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -150,17 +72,3 @@ def ranges(text: str) -> list[tuple[Key, Key]]:
     if digits and len(digits) <= 32 and not set(digits) - set("0123456789abcdef"):  # noqa: PLR2004
         ranges.append((bytes.fromhex(digits.ljust(32, "0")), bytes.fromhex(digits.ljust(32, "f"))))
     return ranges
-
-
-def readable(batch: ViewBatch) -> ViewBatch:
-    """Replace, in all texts, what can not be written as UTF-8."""
-
-    def clean(value: Any) -> Any:
-        return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-    return replace(
-        batch,
-        last=clean(batch.last),
-        facts=[Fact._make(map(clean, fact)) for fact in batch.facts],
-        flows=[FlowMerge._make(map(clean, merge)) for merge in batch.flows],
-    )

@@ -18,25 +18,20 @@ from choreo.adapters.sqlite.bulk import bound, insert_rows, select_rows
 from choreo.adapters.sqlite.database import make_folder, retried, translated, version_of
 from choreo.adapters.sqlite.samefile import SameFile
 from choreo.adapters.sqlite.viewlist import Listing, found
-from choreo.adapters.sqlite.viewrows import (
-    NOT_PLAIN,
-    PLAIN,
-    PLAIN_WITH_ROOT,
-    SCHEMA,
-    TABLES,
-    VERSION,
-    FlowRow,
-    Key,
-    joined,
-    packed,
-    readable,
-    told,
-    unpacked,
-)
+from choreo.adapters.sqlite.viewrows import SCHEMA, TABLES, VERSION, Key, packed, unpacked
 from choreo.adapters.sqlite.viewwords import Words, mask_of
 from choreo.errors import BrokerClosedError, StoreConflictError
 from choreo.events import Partition
 from choreo.ports import Fact, FlowFilter, FlowMerge, FlowSummary, Standing, ViewBatch
+from choreo.ports.merging import (
+    NOT_PLAIN,
+    PLAIN,
+    PLAIN_WITH_ROOT,
+    FlowRow,
+    joined,
+    readable,
+    told,
+)
 
 __all__ = ["SqliteViewStore"]
 
@@ -383,6 +378,8 @@ class SqliteViewStore:
         ]  # fmt: skip
 
     def _flows(self, c: sqlite3.Connection, which: FlowFilter) -> list[FlowSummary]:
+        if "\0" in which.search:  # LIKE would end there, and find what lies before
+            return []
         self._words.refresh(c)
         flows = Listing(c, self._words, which).flows()
         rows = {row[0]: row for row in select_rows(c, LISTED, 1, flows)}

@@ -17,5 +17,15 @@ from choreo.testing.contracts.broker import BrokerContract, MakeBroker
 from choreo.testing.contracts.place import MakePlace, Place
 from choreo.testing.contracts.showing import ShowingContract
 from choreo.testing.contracts.store import StoreContract
+from choreo.testing.contracts.viewing import MakeViews, ViewStoreContract
 
-__all__ = ["BrokerContract", "MakeBroker", "MakePlace", "Place", "ShowingContract", "StoreContract"]
+__all__ = [
+    "BrokerContract",
+    "MakeBroker",
+    "MakePlace",
+    "MakeViews",
+    "Place",
+    "ShowingContract",
+    "StoreContract",
+    "ViewStoreContract",
+]
