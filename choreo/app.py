@@ -363,8 +363,11 @@ class App:
         calm = 0
         while worker is not None and calm < CALM_LOOKS:
             sleepers = getattr(self.clock, "sleepers", 0) - worker.sleeping
-            busy = worker.busy - worker.stalled > max(sleepers, 0) or any(
-                getattr(part, "busy", 0) for part in (self.store, self.broker)
+            busy = (
+                worker.busy - worker.stalled > max(sleepers, 0)
+                or worker.relaying
+                or bool(getattr(self.store, "busy", 0))
+                or (not worker.crowded and bool(getattr(self.broker, "busy", 0)))
             )
             waited = waited or busy
             calm = 0 if busy else calm + 1

@@ -145,6 +145,7 @@ class Delivery:
     calls = 0  # the run with which its outside calls began anew: those before were undone
     kept_chain: str | None = None  # as its parked row has it
     looked_again = False  # its plan lost: somebody settled it meanwhile
+    doubted = False  # its plan may have been written, and nobody was told
     seen: tuple[int, int] | None = None
     timer: tuple[bytes, float, bytes] | None = None
     payload_hash = b""

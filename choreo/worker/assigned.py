@@ -13,6 +13,7 @@ from choreo.ports import ORPHANS
 from choreo.worker.careful import Careful
 from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Pipeline
+from choreo.worker.relay import Relay
 
 __all__ = ["Assigned"]
 
@@ -23,9 +24,10 @@ LOOK_S = 0.002
 class Assigned:
     """What the broker tells of a lane's partitions (the port `Assignee`)."""
 
-    def __init__(self, pipeline: Pipeline, lane: Lane) -> None:
+    def __init__(self, pipeline: Pipeline, lane: Lane, relay: Relay | None) -> None:
         """Speak for a lane."""
         self._pipeline = pipeline
+        self._relay = relay
         self._lane = lane
         self._starting = True
         self._careful = Careful(pipeline, lane)
@@ -44,7 +46,10 @@ class Assigned:
             await self._careful.count(owned)
             return owned
 
-        lane.gain(await (take_over() if self._starting else pipeline.outlasting(take_over)))
+        owned = await (take_over() if self._starting else pipeline.outlasting(take_over))
+        lane.gain(owned)
+        if self._relay is not None:
+            self._relay.gain(owned, [lane.claims[partition] for partition in owned.epochs])
         self._starting = False
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
@@ -53,14 +58,21 @@ class Assigned:
         lost = lane.lose([*partitions, *self._orphans(partitions)])
         loop = asyncio.get_running_loop()
         last = loop.time() + pipeline.limits.revoke_s
-        while any(claim.open for claim in lost) and loop.time() < last:  # noqa: ASYNC110 - once
+        while self._open(lost) and loop.time() < last:  # noqa: ASYNC110 - once
             await asyncio.sleep(LOOK_S)
+        if self._relay is not None:
+            self._relay.drop(lost)
         marks = lane.watermarks()
         try:
             await lane.subscription.commit({p: marks[p] for p in partitions if p in marks})
         except ChoreoError as exc:
             log.warning("offsets are not committed; the inbox makes up for it: %s", exc)
         lane.forget(partitions)
+
+    def _open(self, lost: Collection[Owned]) -> bool:
+        """Tell whether something of these is on its way, to the store or to the broker."""
+        left = self._relay is not None and self._relay.holds(lost)
+        return left or any(claim.open for claim in lost)
 
     def _orphans(self, partitions: Collection[Partition]) -> list[Partition]:
         """Whoever has the first partition has also what came in on partitions of nobody."""

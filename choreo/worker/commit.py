@@ -12,6 +12,7 @@ from choreo.ports import UNWRITTEN, Applied, Seen, Want
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
 from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Pipeline
+from choreo.worker.relay import Relay
 from choreo.worker.runners import Runners
 
 __all__ = ["Committer"]
@@ -23,13 +24,17 @@ USELESS = frozenset(("CH4003", "CH4009"))
 """What makes a store useless for good: its file is damaged, or gone."""
 
 
+Group = Sequence[tuple[Delivery | None, Plan]]
+
+
 class Committer:
     """Writes plans, in groups as large as the store is slow, and keeps book of the result."""
 
-    def __init__(self, pipeline: Pipeline, runners: Runners) -> None:
+    def __init__(self, pipeline: Pipeline, runners: Runners, relay: Relay | None) -> None:
         """`runners` decide on attempts that fail inside the transaction."""
         self._pipeline = pipeline
         self._runners = runners
+        self._relay = relay
         self._fenced: set[Owned] = set()
         pipeline.settled = self._settled
         pipeline.drop = self._drop
@@ -49,9 +54,10 @@ class Committer:
                 finished.clear()
             else:
                 group = [finished.popleft() for _ in range(most)]
-            plans = [plan for _, plan in group]
             waiting = sum(d is not None for d, _ in group)
-            apply = partial(self._applied, plans)
+            if self._relay is not None:
+                await self._relay.room(waiting)
+            apply = partial(self._applied, group)
             results = await pipeline.outlasting(apply, loop="commit", waiting=waiting)
             for (d, plan), result in zip(group, results, strict=True):
                 if d is None:
@@ -63,11 +69,15 @@ class Committer:
             if pipeline.fresh:
                 pipeline.fresh_added.set()
 
-    async def _applied(self, plans: Sequence[Plan]) -> Sequence[Applied | BaseException]:
+    async def _applied(self, group: Group) -> Sequence[Applied | BaseException]:
         """Ask the store; raises when all can be asked for again: no section has run."""
+        plans = [plan for _, plan in group]
         once_only = any(plan.section for plan in plans)
         try:
-            results = await self._pipeline.store.apply(plans)
+            if self._relay is None:
+                results = await self._pipeline.store.apply(plans)
+            else:
+                results = await self._relay.apply(plans, partial(_left, group))
         except ChoreoError as exc:
             if not exc.transient or not once_only:
                 raise
@@ -112,13 +122,20 @@ class Committer:
             return
         self._found(d.lane, d, holds=seen.kept is not None and bool(seen.kept.chain))
         d.simple = True
+        self._read_what_it_left(d)
         self._committed(d, ())
+
+    def _read_what_it_left(self, d: Delivery) -> None:
+        """Its records may wait in the outbox: they go before what follows in its chain."""
+        if self._relay is not None:
+            self._relay.look([d.owned])
 
     async def _write_again(self, d: Delivery, plan: Plan, error: Exception) -> None:
         """What the store could not write is no failure of the handler: it costs no attempt."""
         pipeline = self._pipeline
         if isinstance(error, ChoreoError) and error.transient:
             pipeline.say_outage(error)
+            d.doubted = True
         else:
             log.error("%s could not be recorded, it is tried again: %s", d.route.name, error)
         await pipeline.put_off(pipeline.limits.outage_s)
@@ -176,6 +193,8 @@ class Committer:
 
     def _settled(self, d: Delivery) -> None:
         """End a delivery that left nothing to write."""
+        if d.doubted:
+            self._read_what_it_left(d)
         self._committed(d, ())
 
     def _committed(self, d: Delivery, changes: Sequence[Change]) -> None:
@@ -286,6 +305,12 @@ class Committer:
                     lane.uncommitted = False
                     marks = lane.watermarks()
                     await pipeline.outlasting(partial(lane.subscription.commit, marks))
+
+
+def _left(group: Group, index: int) -> Sequence[Change]:
+    """Give what the section of a delivery came to."""
+    d = group[index][0]
+    return () if d is None else d.changes
 
 
 def _of_target(lane: Lane, target: Seen, changes: Sequence[Change]) -> list[float]:

@@ -6,20 +6,22 @@ import asyncio
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TypeVar
 
 from choreo.errors import ChoreoError, ConfigurationError
 from choreo.plan import Plan
-from choreo.ports import Clock, Store
+from choreo.ports import Applied, Clock, Store
 from choreo.step import Delivery
 from choreo.worker.call import Caller
 
 __all__ = ["Limits", "Pipeline"]
 
 T = TypeVar("T")
+Apply = Callable[[Sequence[Plan]], Awaitable[Sequence[Applied | BaseException]]]
 log = logging.getLogger("choreo.worker")
 
 
@@ -34,6 +36,9 @@ class Limits:
     `revoke_s` to what runs in a partition that another process waits for. Where processes
     share a group's work, each looks every `sweep_s` seconds for what others have made due.
     While the store does not answer it is asked again every `outage_s` seconds.
+    Where the store does not publish by itself, nothing is committed while `relay_max` records
+    wait for the broker; `relay_batch` are published at once, and every `relay_sweep_s` seconds
+    it is looked whether one was missed.
     A handler that runs for `spill_s` seconds is put into the store as it is: what comes behind
     it goes there, too, and neither its runner nor its offset is held any more. So is, once it
     is slow at all, one with more than `chain_max` deliveries waiting behind it.
@@ -60,6 +65,9 @@ class Limits:
     revoke_s: float = 5.0
     sweep_s: float = 1.0
     outage_s: float = 0.5
+    relay_max: int = 8192
+    relay_batch: int = 1024
+    relay_sweep_s: float = 5.0
     spill_s: float = 5.0
     chain_max: int = 256
     crashes_max: int = 10
@@ -95,6 +103,7 @@ class Pipeline:
     def __init__(self, store: Store, caller: Caller, clock: Clock, limits: Limits) -> None:
         """Start empty."""
         self.store = store
+        self.apply: Apply = store.apply
         self.caller = caller
         self.run: Callable[[Delivery, float], Awaitable[Plan]] = caller.run
         self.clock = clock
@@ -243,11 +252,19 @@ class Pipeline:
                 if not exc.transient:
                     raise
                 self.say_outage(exc)
-            self._outages[loop] += 1
-            try:
-                await self.put_off(self.limits.outage_s, deliveries=waiting)
-            finally:
-                self._outages[loop] -= 1
+            with self.standing(loop, waiting):
+                await self.sleep(self.limits.outage_s)
+
+    @contextmanager
+    def standing(self, loop: str, deliveries: int) -> Iterator[None]:
+        """Say that a loop waits for an outage to end, and these deliveries with it."""
+        self._outages[loop] += 1
+        self.delayed += deliveries
+        try:
+            yield
+        finally:
+            self.delayed -= deliveries
+            self._outages[loop] -= 1
 
     def say_outage(self, error: ChoreoError) -> None:
         """Say that the store is down: once every `outage_s`, however many wait for it."""
@@ -257,11 +274,16 @@ class Pipeline:
             log.warning("the store does not answer, everything waits for it: %s", error)
 
     @property
+    def stands(self) -> bool:
+        """Whether nothing can be committed."""
+        return self._outages["commit"] == self.limits.committers
+
+    @property
     def stalled(self) -> int:
         """How many deliveries are in a queue that nobody empties while the store is down."""
         stalled = 0
         if self._outages["load"]:
             stalled += len(self.fresh)
-        if self._outages["commit"] == self.limits.committers:
+        if self.stands:
             stalled += sum(d is not None for d, _ in self.finished)
         return stalled

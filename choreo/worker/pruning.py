@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from choreo.step import Compiled
+from choreo.plan import Passed, Plan
+from choreo.ports import Broker
+from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Pipeline
+from choreo.worker.spill import written
 
 __all__ = ["prune"]
 
@@ -21,17 +24,31 @@ RESTS = 4
 ROWS = 512
 
 
-async def prune(pipeline: Pipeline, services: Sequence[Compiled]) -> None:
+async def prune(pipeline: Pipeline, lanes: Sequence[Lane], broker: Broker) -> None:
     """Have the store forget, service by service."""
     limits = pipeline.limits
     await pipeline.sleep(SOON_S)
     while True:
-        for one in services:
-            keep = replace(one.service.keep, log_s=limits.log_keep_s, every_s=limits.prune_every_s)
-            piece = partial(pipeline.store.prune, one.service.name, keep, most=ROWS)
+        for lane in lanes:
+            if not pipeline.store.traits.publishes:
+                await pipeline.outlasting(partial(_tell, pipeline, lane, broker))
+            kept = lane.compiled.service.keep
+            keep = replace(kept, log_s=limits.log_keep_s, every_s=limits.prune_every_s)
+            piece = partial(pipeline.store.prune, lane.name, keep, most=ROWS)
             began = pipeline.clock.elapsed()
             while await pipeline.outlasting(piece):
                 took = pipeline.clock.elapsed() - began
                 await pipeline.sleep(max(REST_S, RESTS * took))
                 began = pipeline.clock.elapsed()
         await pipeline.sleep(limits.prune_every_s / ROUNDS)
+
+
+async def _tell(pipeline: Pipeline, lane: Lane, broker: Broker) -> None:
+    """Tell a store that can not see the log how far the service has come in it."""
+    ends = await broker.ends(lane.compiled.topics)
+    plans = [
+        Plan(lane.claims[partition], (Passed(partition, offset, ends[partition]),))
+        for partition, offset in lane.watermarks().items()
+        if partition in lane.claims and partition in ends
+    ]
+    await written(pipeline, plans)

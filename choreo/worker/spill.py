@@ -147,5 +147,5 @@ async def written(pipeline: Pipeline, plans: Sequence[Plan]) -> list[Applied | B
     found: list[Applied | BaseException] = []
     for start in range(0, len(plans), most):
         group = plans[start : start + most]
-        found += await pipeline.outlasting(partial(pipeline.store.apply, group))
+        found += await pipeline.outlasting(partial(pipeline.apply, group))
     return found

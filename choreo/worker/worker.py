@@ -24,6 +24,7 @@ from choreo.worker.intake import Intake
 from choreo.worker.lane import Lane
 from choreo.worker.pipeline import Limits, Pipeline
 from choreo.worker.pruning import prune
+from choreo.worker.relay import Relay
 from choreo.worker.runners import Runners
 from choreo.worker.spill import Spiller
 from choreo.worker.watch import Watch
@@ -64,7 +65,8 @@ class Worker:
         self._watch = Watch(self._runners, self._pipeline, self._clock_was_set)
         self._spiller = Spiller(self._pipeline, self._runners)
         self._intake = Intake(self._pipeline, self._runners.fail)
-        self._committer = Committer(self._pipeline, self._runners)
+        self._relay = None if store.traits.publishes else Relay(self._pipeline, broker)
+        self._committer = Committer(self._pipeline, self._runners, self._relay)
         self._lanes: list[Lane] = []
         self._sources: list[asyncio.Task[None]] = []
         self.gave_up = False
@@ -76,6 +78,9 @@ class Worker:
         if pipeline.failure is not None:
             return
         pipeline.failure = asyncio.get_running_loop().create_future()
+        if self._relay is not None:
+            pipeline.spawn(self._relay.publish(), "relay")
+            pipeline.spawn(self._relay.sweep(), "relay sweep")
         for compiled in self._services:
             # The store learns every handler's name now, not inside a transaction.
             await self._store.load(
@@ -83,7 +88,7 @@ class Worker:
             )
             lane = Lane(compiled)
             lane.subscription = await self._broker.subscribe(
-                lane.name, compiled.topics, assignee=Assigned(pipeline, lane)
+                lane.name, compiled.topics, assignee=Assigned(pipeline, lane, self._relay)
             )
             self._lanes.append(lane)
         for lane in self._lanes:
@@ -92,7 +97,7 @@ class Worker:
         pipeline.spawn(self._intake.load(), "load")
         pipeline.spawn(self._runners.sweep(), "sweep")
         pipeline.spawn(self._committer.offsets(self._lanes), "offsets")
-        pipeline.spawn(prune(pipeline, self._services), "prune")
+        pipeline.spawn(prune(pipeline, self._lanes, self._broker), "prune")
         self._watch.start()
         self._spiller.start()
         for number in range(pipeline.limits.committers):
@@ -107,9 +112,11 @@ class Worker:
         await asyncio.gather(*self._sources, return_exceptions=True)
         loop = asyncio.get_running_loop()
         last = loop.time() + pipeline.limits.drain_s
-        while self.busy and loop.time() < last and not pipeline.failed():  # noqa: ASYNC110 - once
+        while self._unfinished and loop.time() < last and not pipeline.failed():  # noqa: ASYNC110 - once
             await asyncio.sleep(0.002)
         self._give_up()
+        if self._relay is not None and not pipeline.failed():
+            await self._relay.finish(LEAVE_S)
 
     def _give_up(self) -> None:
         """Name what did not end in time."""
@@ -174,10 +181,24 @@ class Worker:
         return self._pipeline.in_flight
 
     @property
+    def _unfinished(self) -> bool:
+        return bool(self.busy or (self._relay is not None and self._relay.waiting))
+
+    @property
+    def relaying(self) -> bool:
+        """Whether records are on their way from the store to the broker, and none waits for it."""
+        return self._relay is not None and self._relay.busy
+
+    @property
     def busy(self) -> int:
         """How many deliveries are on their way: not those that wait for their time or turn."""
         pipeline = self._pipeline
         return pipeline.in_flight - pipeline.delayed - pipeline.behind
+
+    @property
+    def crowded(self) -> bool:
+        """Whether no records are polled, since nothing can be committed."""
+        return self._pipeline.crowded and self._pipeline.stands
 
     @property
     def stalled(self) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from choreo import App, Event, Service
+from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
 from choreo.codec import JSON_TYPE, headers_from_text
 from choreo.events import Record
 from choreo.step.control import request
@@ -23,10 +24,14 @@ HASTY = Limits(drain_s=0.05)
 
 @dataclass
 class Lab:
-    """One folder, opened as often as a test likes; what stays is what the log has."""
+    """One folder, opened as often as a test likes; what stays is what the log has.
+
+    `beside`: the store stands in a file of its own, and a relay between it and the log.
+    """
 
     folder: Path
     clock: ManualClock = field(default_factory=ManualClock)
+    beside: bool = False
 
     @asynccontextmanager
     async def open(
@@ -36,12 +41,25 @@ class Lab:
         limits: Limits | None = None,
     ) -> AsyncIterator[App]:
         """Run the services until the block ends."""
+        broker, store = self.parts()
         made = App(
-            *services, folder=self.folder, clock=self.clock, resources=resources, limits=limits
+            *services,
+            broker=broker,
+            store=store,
+            clock=self.clock,
+            resources=resources,
+            limits=limits,
         )
         async with made as app:
             await self.clock.settle()
             yield app
+
+    def parts(self) -> tuple[SqliteBroker, SqliteStore]:
+        """Make the log and the store of an App."""
+        log = Log(Database(self.folder / "choreo.db"))
+        own = Log(Database(self.folder / "store.db")) if self.beside else log
+        store = SqliteStore(own, clock=self.clock, publishes=not self.beside)
+        return SqliteBroker(log), store
 
     async def until(self, true: Callable[[], object]) -> None:
         """Let everything go on, without time, until it is true."""
@@ -63,8 +81,10 @@ class Lab:
     # ── what the log has ─────────────────────────────────────────────────────────────────
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Read the file behind everybody's back."""
-        with closing(sqlite3.connect(self.folder / "choreo.db")) as db:
+        """Read the log's file, or the store's, behind everybody's back."""
+        logs = any(f" {table}" in sql for table in ("log", "member", "assignment"))
+        name = "store.db" if self.beside and not logs else "choreo.db"
+        with closing(sqlite3.connect(self.folder / name)) as db:
             return db.execute(sql, values).fetchall()
 
     def log(self) -> list[Record]:
