@@ -369,7 +369,7 @@ async def test_an_otherwise_that_fails_is_tried_again_and_then_a_dead_letter(lab
     assert [one.headers["choreo-dead-step"] for one in lab.dead()] == ["desk.gave_up"]
 
 
-@pytest.mark.parametrize("value", [b"{", b"\xff", b"", b'{"n": "many"}', b'{"k":"x","k":"y"}'])
+@pytest.mark.parametrize("value", [b"{", b"\xff", b'{"n": "many"}', b'{"k":"x","k":"y"}'])
 async def test_bytes_that_can_not_be_read_are_a_dead_letter_at_once(lab: Lab, value: bytes) -> None:
     service = Service("desk")
     ended: list[int] = []
