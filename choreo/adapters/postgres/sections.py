@@ -41,7 +41,7 @@ __all__ = ["Sections"]
 
 MOST = 32
 """Sections in one transaction: PostgreSQL keeps no more than 64 of what they save at hand."""
-SECTIONS_S = 0.02
+SECTIONS_S = 0.1
 """No new section begins in a transaction after this long."""
 NOTHING = Seen()
 Learn = Callable[[Sequence[Plan]], Awaitable[None]]
@@ -90,6 +90,10 @@ class Sections:
         self._look = look
         self._learn = learn
         self._hold_s = hold_s
+        self._begin = (  # in one round trip
+            "BEGIN ISOLATION LEVEL SERIALIZABLE;"
+            f" SET LOCAL statement_timeout = {int(hold_s * 1000)}"
+        )
 
     async def write(self, lines: Lines, plans: Sequence[Plan]) -> Results:
         """Run and write them, some at a time; in each one's place what became of it."""
@@ -136,9 +140,8 @@ class Sections:
     async def _transaction(
         self, connection: Connection, run: _Run, plans: Sequence[Plan]
     ) -> Results:
-        held_ms = int(self._hold_s * 1000)
-        async with connection.transaction(isolation="serializable"):
-            await connection.execute(f"SET LOCAL statement_timeout = {held_ms}")
+        await connection.execute(self._begin)
+        try:
             stale = await lock_claims(connection, self._names, plans)
             for index, plan in enumerate(plans):
                 if id(plan.owned) in stale:
@@ -154,6 +157,11 @@ class Sections:
                 run.results[index] = await self._one(connection, run, plan)
             done = [run.results[index] for index in range(len(plans))]
             await self._write(connection, run)
+            await connection.execute("COMMIT")
+        except BaseException:
+            if connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
+            raise
         return done
 
     # ── before ───────────────────────────────────────────────────────────────────────────

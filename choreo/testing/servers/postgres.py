@@ -209,6 +209,18 @@ class PostgresServer:
 
         return _aside(work)
 
+    def script(self, sql: str, *, url: str | None = None) -> None:
+        """Run statements, separated by semicolons, as the administrator."""
+
+        async def work() -> None:
+            connection = await _asyncpg().connect(url or self.url)
+            try:
+                await connection.execute(sql)
+            finally:
+                await connection.close()
+
+        _aside(work)
+
     def _answers(self) -> bool:
         try:
             self.run("SELECT 1")
