@@ -60,6 +60,7 @@ __all__ = [
     "embedded",
     "open_broker",
     "open_views",
+    "store_migrations",
     "survey",
     "system_clock",
     "transaction",
@@ -395,6 +396,13 @@ def open_views(folder: str | Path | None = None) -> ViewStore:
     """Open the tracker's views: `views.db`, beside the log."""
     path = database_path(folder)
     return SqliteViewStore(path if path == MEMORY else str(Path(path).with_name(VIEWS)))
+
+
+def store_migrations() -> str:
+    """Give the SQL that makes the store's tables in PostgreSQL, for those who run their own."""
+    from choreo.adapters.postgres import printed
+
+    return printed()
 
 
 def survey(folder: str | Path | None = None, *, now: float, whole: bool = True) -> Survey:

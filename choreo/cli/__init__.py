@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from choreo.app import store_migrations
 from choreo.cli.auditing import run_audit
 from choreo.cli.checking import run_check
 from choreo.cli.configuring import show_config
@@ -197,6 +198,12 @@ def graph(
 ) -> None:
     """Draw services, handlers and events, as text for Mermaid or Graphviz."""
     show_graph(Settings(folder, modules or ()), form, deployed=deployed)
+
+
+@app.command()
+def migrations() -> None:
+    """Print the SQL of the store's tables in PostgreSQL, for those who make them by hand."""
+    typer.echo(store_migrations(), nl=False)
 
 
 @app.command()

@@ -28,6 +28,7 @@ def test_help_names_every_verb(terminal: Terminal) -> None:
         "audit",
         "check",
         "graph",
+        "migrations",
         "doctor",
         "config",
     ):

@@ -16,6 +16,8 @@ from choreo.testing.servers.postgres import PostgresServer
 __all__ = ["database", "server"]
 
 EMPTY = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid();
 DO $$
 DECLARE one text;
 BEGIN
@@ -23,9 +25,10 @@ BEGIN
         WHERE schemaname = 'public' LOOP
         EXECUTE 'DROP TABLE ' || one || ' CASCADE';
     END LOOP;
-    TRUNCATE choreo.name, choreo.alias, choreo.owner, choreo.inbox, choreo.gate, choreo.timer,
-        choreo.outbox, choreo.state, choreo.memo, choreo.position, choreo.mark, choreo.sweep,
-        choreo.migration RESTART IDENTITY;
+    FOR one IN SELECT tablename FROM pg_tables
+        WHERE schemaname = 'choreo' AND tablename <> 'version' LOOP
+        EXECUTE 'DELETE FROM choreo.' || one;
+    END LOOP;
 END $$
 """
 
@@ -46,12 +49,7 @@ def database() -> Iterator[str]:
     """Have a database with choreo's tables, all empty, for oneself."""
     url = _free.pop() if _free else _made()
     yield url
-    server().run(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
-        url=url,
-    )
-    server().run(EMPTY, url=url)
+    server().script(EMPTY, url=url)
     _free.append(url)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from choreo.adapters.postgres import PostgresStore
 from choreo.adapters.sqlite import Database, Log, SqliteBroker
-from choreo.testing import MakePlace, ManualClock, Place, StoreContract
+from choreo.testing import MakePlace, ManualClock, Place, ShowingContract, StoreContract
 
 
 def place_over(url: str, path: Path) -> MakePlace:
@@ -20,6 +20,12 @@ def place_over(url: str, path: Path) -> MakePlace:
 
 
 class TestPostgresStore(StoreContract):
+    @pytest.fixture
+    def make(self, url: str, tmp_path: Path) -> MakePlace:
+        return place_over(url, tmp_path / "log.db")
+
+
+class TestPostgresShown(ShowingContract):
     @pytest.fixture
     def make(self, url: str, tmp_path: Path) -> MakePlace:
         return place_over(url, tmp_path / "log.db")

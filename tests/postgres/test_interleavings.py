@@ -177,7 +177,7 @@ async def test_a_takeover_waits_for_what_its_former_owner_is_writing(
         handler = await number_of(rival)
         await rival.run(
             'INSERT INTO choreo.inbox (handler, subject, status, hash, owner, "offset")'
-            " VALUES ($1, $2, 2, '', 1, 1)",
+            " SELECT $1, $2, 2, '', min(id), 1 FROM choreo.owner",
             handler, subject(1),
         )  # fmt: skip
         writing = asyncio.create_task(zombie.apply(former, settle(1), publish("late")))
@@ -248,7 +248,7 @@ async def test_the_same_delivery_in_two_processes(
         handler = await number_of(rival)
         await rival.run(
             'INSERT INTO choreo.inbox (handler, subject, status, hash, owner, "offset")'
-            " VALUES ($1, $2, 2, 'theirs', 1, 1)",
+            " SELECT $1, $2, 2, 'theirs', min(id), 1 FROM choreo.owner",
             handler, subject(1),
         )  # fmt: skip
         more = () if alone else (Gate(A, 0, closed=True, members=b""),)

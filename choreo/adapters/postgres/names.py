@@ -68,6 +68,10 @@ class Names:
             self.places[place] = number
         self.partitions.update({number: place for place, number in found.items()})
 
+    def learn_rows(self, rows: Iterable[Any]) -> None:
+        """Know partitions, of rows of group, topic and partition that end with their number."""
+        self.learn_places({Place(told(row[0]), row[1], row[2]): row[-1] for row in rows})
+
 
 _groups: dict[str, str] = {}
 
@@ -131,14 +135,11 @@ async def know(connection: Connection, names: Names, rows: Iterable[Any]) -> Non
     """Learn the handlers and partitions that rows name by number: their first and fourth."""
     rows = [row for row in rows if row[0] is not None]
     if unknown := {row[3] for row in rows} - names.partitions.keys():
-        names.learn_places(
-            {
-                Place(told(row[1]), row[2], row[3]): row[0]
-                for row in await connection.fetch(
-                    "SELECT id, grp, topic, partition FROM choreo.owner WHERE id = ANY($1::int[])",
-                    list(unknown),
-                )
-            }
+        names.learn_rows(
+            await connection.fetch(
+                "SELECT grp, topic, partition, id FROM choreo.owner WHERE id = ANY($1::int[])",
+                list(unknown),
+            )
         )
     if unnamed := {row[0] for row in rows} - names.texts.keys():
         names.texts.update(

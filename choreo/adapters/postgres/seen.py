@@ -14,7 +14,7 @@ from choreo.events import Record
 from choreo.plan import GateKey, Memo, Parked, Source, Status
 from choreo.ports import ORPHANS, Due, Floor, GateSeen, Seen, StateSeen, Unsent, Want
 
-__all__ = ["due_rows", "seen_of", "unsent_rows"]
+__all__ = ["due_rows", "seen_of", "unsent_of", "unsent_rows"]
 
 NO_GATE = GateSeen(0, closed=False, members=b"")
 NO_STATE = StateSeen(0, None)
@@ -201,12 +201,14 @@ async def unsent_rows(
     connection: Connection, names: Names, places: Sequence[int], after: int, most: int
 ) -> list[Unsent]:
     """Read rows of the outbox, in order."""
-    found = []
-    for seq, owner, topic, key, headers, value in await connection.fetch(
-        UNSENT, after, places, most
-    ):
-        record = Record(topic, key, headers_from_text(headers), value)
-        record.row = seq
-        partition = ORPHANS if owner == NOBODY else names.partitions[owner].of()
-        found.append(Unsent(seq, partition, record))
-    return found
+    rows = await connection.fetch(UNSENT, after, places, most)
+    return [unsent_of(names, row) for row in rows]
+
+
+def unsent_of(names: Names, row: Any) -> Unsent:
+    """Make of a row of the outbox what a relay publishes."""
+    seq, owner, topic, key, headers, value = row
+    record = Record(topic, key, headers_from_text(headers), value)
+    record.row = seq
+    partition = ORPHANS if owner == NOBODY else names.partitions[owner].of()
+    return Unsent(seq, partition, record)

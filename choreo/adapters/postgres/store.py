@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from choreo.adapters.postgres.apply import Results, Writer, in_order
+from choreo.adapters.postgres.contents import contents_of
 from choreo.adapters.postgres.edge import translated
 from choreo.adapters.postgres.lines import Connection, Lines, Server
 from choreo.adapters.postgres.migrate import migrate
@@ -21,7 +22,7 @@ from choreo.errors import BrokerClosedError, StoreConflictError, StoreError
 from choreo.events import Partition
 from choreo.plan import Owned, Plan
 from choreo.policies import Keep
-from choreo.ports import ORPHANS, Applied, Clock, Due, Seen, StoreTraits, Tx, Unsent, Want
+from choreo.ports import ORPHANS, Applied, Clock, Contents, Due, Seen, StoreTraits, Tx, Unsent, Want
 
 __all__ = ["PostgresStore"]
 
@@ -152,6 +153,13 @@ class PostgresStore:
             with translated(self._server.name):
                 places = await self._places(connection, owned)
                 return await unsent_rows(connection, self._names, places, after, most)
+
+    async def contents(self) -> Contents:
+        """Give all that is kept here, for an audit."""
+        await self._ready()
+        async with self._aside.one() as connection:
+            with translated(self._server.name):
+                return await contents_of(connection, self._names)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────
 
