@@ -45,6 +45,7 @@ __all__ = [
     "effect_scope",
     "effects_of",
     "ended",
+    "firsts",
     "flow_of",
     "id_of",
     "is_void",
@@ -357,6 +358,11 @@ def _told(note: Record) -> Record:
 def steps(case: Case) -> Iterator[tuple[int, Record]]:
     """List what steps published, with its place in the log."""
     return ((index, record) for index, record in case.records if STEP in record.headers)
+
+
+def firsts(case: Case) -> Iterator[Record]:
+    """List what steps published, each event once: a copy may stand anywhere."""
+    return (record for _, record in steps(case) if case.by_id[id_of(record)] is record)
 
 
 def ended(case: Case) -> Iterator[tuple[str, str, Record, list[Record]]]:

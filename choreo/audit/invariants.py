@@ -16,6 +16,7 @@ from choreo.audit.case import (
     effect_scope,
     effects_of,
     ended,
+    firsts,
     id_of,
     is_void,
     scopes_closed,
@@ -111,7 +112,7 @@ def order(case: Case) -> Iterator[str]:
     and an edited one in the place of the original.
     """
     last: dict[tuple[object, ...], Record] = {}
-    for _, record in steps(case):
+    for record in firsts(case):
         step, kind = case.step_of(record), record.headers.get(TYPE, "")
         declared = case.handlers.get(step)
         cause = case.by_id.get(record.headers.get(CAUSE, ""))
@@ -235,7 +236,7 @@ def answered(case: Case) -> Iterator[str]:
     expecting = [one for one in case.handlers.values() if one.kind == "expects"]
     if not expecting:
         return
-    for _, record in steps(case):
+    for record in firsts(case):
         step, kind = case.step_of(record), record.headers.get(TYPE, "")
         publisher = case.handlers.get(step)
         if is_void(record) or publisher is None or kind in publisher.later:
@@ -243,7 +244,7 @@ def answered(case: Case) -> Iterator[str]:
         for one in expecting:
             if kind in one.on and step.partition(".")[0] == one.name.partition(".")[0]:
                 came[one.name, case.scope(record, one.by)].append(record)
-    for _, record in steps(case):
+    for record in firsts(case):
         declared = case.handlers.get(case.step_of(record))
         cause = case.by_id.get(record.headers.get(CAUSE, ""))
         if declared is None or declared.kind != "expects" or cause is None:

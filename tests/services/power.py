@@ -163,16 +163,20 @@ class State(NamedTuple):
 
 def state_of(folder: Path) -> State:
     """Open a file as it is, and read all that is there. Raises where it is damaged."""
-    file = folder / "choreo.db"
-    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+    with closing(sqlite3.connect(folder / "choreo.db", isolation_level=None)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         digest = hashlib.sha256()
         tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
         for (table,) in tables.fetchall():
             digest.update(repr((table, db.execute(f"SELECT * FROM {table}").fetchall())).encode())
-        history = [
-            Record(topic, key, headers_from_text(headers), value, partition, offset)
-            for topic, key, headers, value, partition, offset in db.execute(LOG)
-        ]
-        evidence = Evidence(history, asking(file), folder, [contents_of(db)], positions_of(db))
-    return State(digest.hexdigest(), evidence)
+        return State(digest.hexdigest(), shown_by(db, folder))
+
+
+def shown_by(db: sqlite3.Connection, folder: Path) -> Evidence:
+    """Gather what a file shows, without an App, through one connection."""
+    history = [
+        Record(topic, key, headers_from_text(headers), value, partition, offset)
+        for topic, key, headers, value, partition, offset in db.execute(LOG)
+    ]
+    rows = asking(folder / "choreo.db")
+    return Evidence(history, rows, folder, [contents_of(db)], positions_of(db))

@@ -451,6 +451,16 @@ def test_a_dead_letter_that_was_run_again_is_out_of_order_by_right(world: World)
     assert "order" not in kinds(world.audit(at_rest=False))
 
 
+def test_a_copy_of_an_event_may_stand_anywhere(world: World) -> None:
+    placed = [world.event(PLACED), world.event(PLACED)]
+    placed[1].key = placed[0].key
+    made = [world.event(ACCEPTED, one, "orders.accept") for one in placed]
+    for one in placed:
+        world.settle("orders.accept", one)
+    world.append(Record(made[0].topic, made[0].key, made[0].headers, made[0].value))
+    assert world.audit(at_rest=False) == []
+
+
 def test_broken_manifests_say_nothing(world: World) -> None:
     for value in (b"\xff", b"[]", b"{}", b'{"x-choreo": 7}', b'{"x-choreo": {"service": 7}}'):
         world.append(Record("choreo.manifests", b"x", {}, value))
