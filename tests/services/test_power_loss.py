@@ -1,6 +1,6 @@
 """Power loss: whatever part of the write-ahead log the disk has kept, the shop goes on from it.
 
-`CHOREO_EVERY_FRAME=1` cuts at every frame, without it at some sixty.
+`CHOREO_TEST_EVERY_FRAME=1` cuts at every frame, without it at some sixty.
 """
 
 import os
@@ -23,7 +23,7 @@ from tests.auditing import judged
 from tests.services.power import HEADER, Acknowledged, Lost, noted, state_of
 from tests.services.shop import Shop, placed
 
-CUTS = None if os.environ.get("CHOREO_EVERY_FRAME") else 60
+CUTS = None if os.environ.get("CHOREO_TEST_EVERY_FRAME") else 60
 FULL = 2  # https://www.sqlite.org/pragma.html#pragma_synchronous
 ORDERS = tuple(str(number) for number in range(1, 6))
 
