@@ -301,7 +301,7 @@ PROGRAMS = int(os.environ.get("CHOREO_TEST_PROGRAMS", "0"))
 
 @pytest.mark.timeout(600 + 20 * PROGRAMS)
 def test_whatever_happens_every_order_comes_to_its_end() -> None:
-    """Always the same few programs, or, by CHOREO_TEST_PROGRAMS=500, so many that nobody ever ran."""
+    """Always the same few programs, or, by CHOREO_TEST_PROGRAMS=500, so many new ones."""
     programs = settings(
         max_examples=PROGRAMS or 10,
         stateful_step_count=12,
