@@ -24,8 +24,9 @@ from choreo.adapters.sqlite.survey import survey as survey_of
 from choreo.adapters.sqlite.tx import first_word
 from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.adapters.system import SystemClock
-from choreo.codec import JSON_TYPE, encode
+from choreo.codec import JSON_TYPE, Codec
 from choreo.context import State
+from choreo.environment import codec_settings
 from choreo.errors import ChoreoError, ConfigurationError
 from choreo.events import (
     CONTENT_TYPE,
@@ -46,11 +47,11 @@ from choreo.events import (
     root_id,
 )
 from choreo.outcomes import Outcomes
-from choreo.ports import Broker, Clock, Store, Topic, Tx, ViewStore, Want
+from choreo.ports import Broker, Clock, SchemaRegistry, Store, Topic, Tx, ViewStore, Want
 from choreo.service import ParamKind, Service
 from choreo.step import Compiled, compiled
 from choreo.telemetry import Telemetry
-from choreo.topology import manifest
+from choreo.topology import classes_of, manifest
 from choreo.worker import Limits, Worker
 
 __all__ = [
@@ -59,6 +60,8 @@ __all__ = [
     "database_path",
     "embedded",
     "open_broker",
+    "open_codec",
+    "open_registry",
     "open_views",
     "store_migrations",
     "survey",
@@ -112,12 +115,13 @@ class App:
             broker, store = embedded(folder, clock=self.clock)
         self.broker = broker
         self.store = store
+        self.codec = open_codec(self.clock)
         self._limits = limits or Limits()
         self._rng = random.Random(os.urandom(16))
         self._stack = AsyncExitStack()
         self._compiled: list[Compiled] = []
         self._worker: Worker | None = None
-        self._outcomes = Outcomes(broker, self.clock, [s.flows for s in services])
+        self._outcomes = Outcomes(broker, self.clock, self.codec, [s.flows for s in services])
         self._topics: set[str] = set()
         self.telemetry = Telemetry.configured()
         """What is told of this App; to be set before `start`. None: nothing, at no cost."""
@@ -156,7 +160,9 @@ class App:
             attempts = self.telemetry.attempts(system)
         self._compiled.clear()
         for service in self.services:
-            self._compiled.append(compiled(service, await self._resources(service)))
+            await self.codec.open(classes_of(service))
+            resources = await self._resources(service)
+            self._compiled.append(compiled(service, resources, self.codec))
         await self._ensure(self._topics_of())
         for service in self.services:
             await migrate(self.store, service)
@@ -190,7 +196,8 @@ class App:
         if self._sampling is not None:
             self._sampling.cancel()
         async with AsyncExitStack() as last:  # each is released, whatever the others raise
-            for close in (self.broker.close, self.store.close, self._stack.aclose):
+            released = (self.codec, self.broker, self.store)
+            for close in (*(part.close for part in released), self._stack.aclose):
                 last.push_async_callback(self._in_time, close)
             last.push_async_callback(self._outcomes.close)
             if worker is not None:
@@ -265,14 +272,15 @@ class App:
             SOURCE: "app",
             TYPE: info.type,
             TIME: rfc3339(now),
-            CONTENT_TYPE: JSON_TYPE,
+            CONTENT_TYPE: self.codec.content_type,
             FLOW: flow,
         }
         if key:  # an attribute that has no text is none
             headers[SUBJECT] = key
+        await self.codec.open([type(event)])
         if info.topic not in self._topics:
             await self._ensure({info.topic})
-        record = Record(info.topic, key.encode(), headers, encode(event))
+        record = Record(info.topic, key.encode(), headers, self.codec.encode(event))
         record.trusted = True
         record.fresh = id is None  # nobody can have handled an id that was just drawn
         await self.broker.publish([record])
@@ -344,7 +352,9 @@ class App:
         self._topics |= topics
 
     def _manifest(self, service: Service) -> Record:
-        value = json.dumps(manifest(service), separators=(",", ":")).encode()
+        value = json.dumps(
+            manifest(service, self.codec.content_type), separators=(",", ":")
+        ).encode()
         now = self.clock.now()
         headers = {
             SPEC_VERSION: "1.0",
@@ -390,6 +400,20 @@ def open_broker(folder: str | Path | None = None) -> Broker:
 def system_clock() -> Clock:
     """Give the machine's clock, for those who run beside an App."""
     return SystemClock()
+
+
+def open_codec(clock: Clock) -> Codec:
+    """Make the codec that the environment asks for: JSON, unless CHOREO_CODEC says avro."""
+    chosen = codec_settings()
+    registry = None if chosen.registry is None else open_registry(chosen.registry)
+    return chosen.codec(registry, elapsed=clock.elapsed)
+
+
+def open_registry(url: str) -> SchemaRegistry:
+    """Make the client of a schema registry; nothing is asked before it is used."""
+    from choreo.adapters.registry import HttpRegistry
+
+    return HttpRegistry(url)
 
 
 def open_views(folder: str | Path | None = None) -> ViewStore:

@@ -5,17 +5,38 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
+from choreo.codec import Avro, Codec, Schemas
 from choreo.errors import ConfigurationError
+from choreo.schemas import SchemaFolder, SchemaRegistry
 
-__all__ = ["DOTENV", "PREFIX", "adopt_dotenv", "check_variable", "dotenv", "known", "wrong"]
+__all__ = [
+    "DOTENV",
+    "PREFIX",
+    "REGISTRY",
+    "SCHEMAS",
+    "CodecSettings",
+    "adopt_dotenv",
+    "check_variable",
+    "codec_settings",
+    "dotenv",
+    "known",
+    "wrong",
+]
 
 DOTENV = ".env"
 PREFIX = "CHOREO_"
 FOR_TESTS = "CHOREO_TEST_"
-VARIABLES = ("CHOREO_BROKER", "CHOREO_INVARIANTS", "CHOREO_MODULES")
+VARIABLES = (
+    "CHOREO_AVRO_RECURSION", "CHOREO_BROKER", "CHOREO_CODEC", "CHOREO_INVARIANTS",
+    "CHOREO_MODULES", "CHOREO_SCHEMAS", "CHOREO_SCHEMAS_REGISTER",
+)  # fmt: skip
+REGISTRY = "SCHEMA_REGISTRY_URL"
+SCHEMAS = "schemas"
+CODECS = ("json", "avro")
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 _QUOTED = re.compile(r"""(["'])(.*?)\1\s*(?:#.*)?""")
@@ -69,6 +90,59 @@ def check_variable(name: str, where: str, **more: object) -> None:
     raise wrong(
         f"{name} is no setting that this version has", known(name, VARIABLES), at=where, **more
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CodecSettings:
+    """What values are written as, and where schemas are had: a folder, a registry, or neither."""
+
+    writes_avro: bool
+    folder: Path | None
+    registry: str | None
+    register: bool
+    recursive: bool
+
+    def codec(self, registry: SchemaRegistry | None, *, elapsed: Callable[[], float]) -> Codec:
+        """Make the codec; `elapsed` gives seconds of a clock that never goes back."""
+        if self.folder is None and registry is None:
+            return Codec()
+        folder = SchemaFolder(self.folder, self.recursive) if self.folder else None
+        schemas = Schemas(
+            folder, registry, elapsed=elapsed, recursive=self.recursive, register=self.register
+        )
+        return Codec(Avro(schemas), writes_avro=self.writes_avro)
+
+
+def codec_settings() -> CodecSettings:
+    """Read them from the environment; raises ConfigurationError for one that is wrong.
+
+    Avro is read wherever a folder or a registry is set; who writes it has `./schemas` without.
+    """
+    codec = os.environ.get("CHOREO_CODEC") or CODECS[0]
+    if codec not in CODECS:
+        raise wrong(f"CHOREO_CODEC: {codec!r} is no codec", f"use {' or '.join(CODECS)}")
+    named = os.environ.get("CHOREO_SCHEMAS")
+    registry = os.environ.get(REGISTRY) or None
+    if registry is not None and not registry.startswith(("http://", "https://")):
+        raise wrong(f"{REGISTRY} is no address of a registry", "write http://host:8081")
+    folder = Path(named) if named else None
+    if folder is None and registry is None and codec == "avro":
+        folder = Path(SCHEMAS)
+    return CodecSettings(
+        codec == "avro",
+        folder,
+        registry,
+        _chosen("CHOREO_SCHEMAS_REGISTER", "yes"),
+        _chosen("CHOREO_AVRO_RECURSION", "allow"),
+    )
+
+
+def _chosen(name: str, word: str) -> bool:
+    """Tell whether a variable has its one word; nothing else may stand in it."""
+    value = os.environ.get(name)
+    if value not in (None, "", word):
+        raise wrong(f"{name}: {value!r} is not understood", f"write {word}, or take it out")
+    return value == word
 
 
 def known(name: str, names: Collection[str]) -> str:

@@ -6,7 +6,10 @@
     │   └── HandlerConflictError
     ├── CodecError
     │   ├── DecodeError
-    │   └── SchemaIncompatibleError
+    │   │   └── SchemaUnknownError      (transient)
+    │   ├── SchemaIncompatibleError
+    │   └── RegistryError
+    │       └── RegistryUnavailableError (transient)
     ├── BrokerError
     │   ├── BrokerUnavailableError      (transient)
     │   ├── BrokerClosedError
@@ -47,7 +50,10 @@ __all__ = [
     "Later",
     "NotDone",
     "OutcomeTimeoutError",
+    "RegistryError",
+    "RegistryUnavailableError",
     "SchemaIncompatibleError",
+    "SchemaUnknownError",
     "StoreConflictError",
     "StoreError",
     "StoreUnavailableError",
@@ -113,10 +119,30 @@ class DecodeError(CodecError):
     code = "CH2001"
 
 
+class SchemaUnknownError(DecodeError):
+    """The bytes name a schema that nobody here knows, yet."""
+
+    code = "CH2006"
+    transient = True
+
+
 class SchemaIncompatibleError(CodecError):
     """A reader can not read what a writer wrote."""
 
     code = "CH2003"
+
+
+class RegistryError(CodecError):
+    """The schema registry refuses what was asked."""
+
+    code = "CH2010"
+
+
+class RegistryUnavailableError(RegistryError):
+    """The schema registry does not answer."""
+
+    code = "CH2011"
+    transient = True
 
 
 class BrokerError(ChoreoError):

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from choreo.codec import decode
+from choreo.codec import Codec
 from choreo.errors import ChoreoError, ConfigurationError, OutcomeTimeoutError
 from choreo.events import FLOW, TYPE, VOID, Event, Record
 from choreo.ports import Broker, Clock
@@ -23,9 +23,12 @@ KEPT_MAX = 100_000
 class Outcomes:
     """Reads the topics of all end events once, for everybody who waits."""
 
-    def __init__(self, broker: Broker, clock: Clock, flows: Sequence[Mapping[str, Flow]]) -> None:
+    def __init__(
+        self, broker: Broker, clock: Clock, codec: Codec, flows: Sequence[Mapping[str, Flow]]
+    ) -> None:
         """Know the ends of these flows."""
         self._broker = broker
+        self._codec = codec
         self._clock = clock
         self._ends = {
             end.__event__.type: end
@@ -55,7 +58,8 @@ class Outcomes:
         if flow not in self._ended:
             await self._await(flow, within_s)
         record = self._ended[flow]
-        return decode(self._ends[record.headers[TYPE]], record)
+        await self._codec.learn([record])
+        return self._codec.decode(self._ends[record.headers[TYPE]], record)
 
     async def _await(self, flow: str, within_s: float) -> None:
         began = self._published.get(flow, 0)

@@ -4,7 +4,6 @@ Each function looks at the log and the store and yields one sentence a violation
 over when each of its flows has an end; what is still on its way is judged by less.
 """
 
-import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable
@@ -58,7 +57,7 @@ def _orders(evidence: Evidence) -> dict[str, _Order]:
         kind = headers.get("ce_type", "")
         if (kind not in ENDS and kind != PLACED) or headers.get("choreo-void"):
             continue
-        value = json.loads(record.value)
+        value = evidence.value(record)
         flow_id = headers.get("ce_correlationid") or headers.get("ce_id", "")
         flow = found[value["order_id"]].flows.setdefault(flow_id, _Flow())
         if kind == PLACED:

@@ -12,7 +12,7 @@ from typing import Any
 from choreo.audit.declared import Declaration, Declared, FlowEnds, Names, Taker, takes_of
 from choreo.audit.evidence import Evidence
 from choreo.codec import binary_mode
-from choreo.errors import DecodeError
+from choreo.errors import ChoreoError, DecodeError
 from choreo.events import (
     CAUSE,
     CAUSES,
@@ -296,8 +296,8 @@ class Case:
         if not by:
             return scope_of(record.headers) or id_of(record)
         try:
-            value = json.loads(record.value)
-        except (ValueError, RecursionError):
+            value = self.evidence.value(record)
+        except (ChoreoError, ValueError, RecursionError):
             value = {}
         fields = value if isinstance(value, dict) else {}
         return "by:" + json.dumps([str(fields.get(name, "")) for name in by])

@@ -22,6 +22,7 @@ from choreo.cli.graphing import show_graph
 from choreo.cli.publishing import publish_file, publish_one
 from choreo.cli.reading import SHOWN, list_flows, show_flow, since
 from choreo.cli.running import clock, develop, run_services, run_tracker
+from choreo.cli.schemas import schemas
 from choreo.cli.settings import Settings
 from choreo.environment import adopt_dotenv
 from choreo.errors import ChoreoError
@@ -62,6 +63,7 @@ Deployed = Annotated[
 config = typer.Typer(help="Settings.", no_args_is_help=True)
 app.add_typer(config, name="config")
 app.add_typer(dead, name="dead")
+app.add_typer(schemas, name="schemas")
 
 
 @app.callback()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import typer
 
-from choreo.app import embedded
+from choreo.app import embedded, open_codec
 from choreo.audit import Evidence, Report, Violation, gather, judge
 from choreo.cli.loading import functions
 from choreo.cli.output import cleaned, counted, execute, fail, show_json
@@ -45,12 +45,14 @@ async def _judged(
     settings: Settings, own: Sequence[Callable[[Evidence], Iterable[str]]], *, at_rest: bool
 ) -> tuple[Report, dict[str, int]]:
     broker, store = embedded(settings.folder, clock=clock())
+    codec = open_codec(clock())
     try:
         asking = _Asking(store, asyncio.get_running_loop())
         folder = settings.database.parent
         evidence = await gather(broker, [store], rows=asking.rows, folder=folder)
         found = await asyncio.to_thread(judge, evidence, invariants=own, at_rest=at_rest)
     finally:
+        await codec.close()
         await store.close()
         await broker.close()
     history = evidence.history

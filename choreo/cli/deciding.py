@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from choreo.app import open_broker
+from choreo.app import open_broker, open_codec
 from choreo.cli.letters import Letter, Wanted, as_json, chosen, read_letters
 from choreo.cli.loading import event_type, services
 from choreo.cli.output import (
@@ -31,9 +31,9 @@ from choreo.cli.output import (
 from choreo.cli.reading import up_to_date
 from choreo.cli.running import clock
 from choreo.cli.settings import Settings
-from choreo.codec import check_json, decode
+from choreo.codec import check_json
 from choreo.errors import ChoreoError
-from choreo.events import CONTROL_TOPIC, ID, STEPS_TOPIC, redacted
+from choreo.events import CONTROL_TOPIC, ID, STEPS_TOPIC, Event, Record, redacted
 from choreo.ports import Broker, Topic
 from choreo.step.control import NO_EFFECT, NOT_DONE, request
 from choreo.tracker import view_of
@@ -231,9 +231,19 @@ def _payload(settings: Settings, letter: Letter, *, as_it_is: bool) -> object:
         return cleaned(letter.record.value.decode("utf-8", "replace"))
     try:
         services(settings.modules)
-        return redacted(decode(event_type(letter.kind), letter.record))
+        event = event_type(letter.kind)
+        return redacted(execute(_decoded(event, letter.record)))
     except ChoreoError:
         return None
+
+
+async def _decoded(event: type[Event], record: Record) -> Event:
+    codec = open_codec(clock())
+    try:
+        await codec.learn([record])
+        return codec.decode(event, record)
+    finally:
+        await codec.close()
 
 
 async def _letters(settings: Settings) -> list[Letter]:

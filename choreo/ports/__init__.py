@@ -1,4 +1,4 @@
-"""Ports: what the rest of choreo needs of a log, a store, a view store, a clock.
+"""Ports: what the rest of choreo needs of a log, a store, a view store, a registry, a clock.
 
 An adapter implements them; a contract in `choreo.testing.contracts` holds each promise.
 """
@@ -40,6 +40,7 @@ from choreo.ports.views import (
     ViewBatch,
     ViewStore,
 )
+from choreo.schemas import SchemaRegistry
 
 __all__ = [
     "ORPHANS",
@@ -64,6 +65,7 @@ __all__ = [
     "Outbox",
     "OwnerRow",
     "Row",
+    "SchemaRegistry",
     "Seen",
     "Since",
     "Standing",

@@ -20,7 +20,7 @@ from choreo.step.decide import (
 )
 from choreo.step.delivery import NOT_RUN, Delivery, Role, Route
 from choreo.step.failing import Verdict, failed, final, killed, parked_behind, parked_running
-from choreo.step.parking import thawed
+from choreo.step.parking import thawed, unfrozen_records
 from choreo.step.publish import payload_hash
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "skipped",
     "subject_event",
     "thawed",
+    "unfrozen_records",
     "void",
     "want",
 ]

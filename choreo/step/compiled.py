@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from choreo.codec import JSON_TYPE
+from choreo.codec import Codec
 from choreo.errors import ConfigurationError
 from choreo.events import (
     CONTENT_TYPE,
@@ -34,14 +34,15 @@ class Compiled:
     `unreadable` takes what is no event at all.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, codec: Codec) -> None:
         """Start empty."""
         self.service = service
+        self.codec = codec
         self.by_type: dict[str, tuple[Route, ...]] = {}
         self.by_name: dict[str, Route] = {}
         self.topics: tuple[str, ...] = ()
         self.former: dict[str, str] = {}
-        self.unreadable = _unreadable(service.name)
+        self.unreadable = _unreadable(service.name, codec)
         self.by_name[self.unreadable.name] = self.unreadable
 
     @property
@@ -51,10 +52,16 @@ class Compiled:
         return frozenset(name for route in routes for name in (route.name, *route.former))
 
 
-def compiled(service: Service, resources: Mapping[type, Any]) -> Compiled:
-    """Compile; raises ConfigurationError when the service can not run with these resources."""
+def compiled(
+    service: Service, resources: Mapping[type, Any], codec: Codec | None = None
+) -> Compiled:
+    """Compile; raises ConfigurationError when the service can not run with these resources.
+
+    `codec` was opened with the service's events; without one, values are JSON.
+    """
     service.seal()
-    made = Compiled(service)
+    codec = codec or Codec()
+    made = Compiled(service, codec)
     handlers = [*service.handlers.values(), *filter(None, map(_deadline, service.flows.values()))]
     listed: dict[str, list[Route]] = {}
     topics: dict[str, None] = {}
@@ -67,7 +74,7 @@ def compiled(service: Service, resources: Mapping[type, Any]) -> Compiled:
             topics.setdefault(event.__event__.topic)
 
     for handler in handlers:
-        route = _handle_route(handler, service, handlers, resources)
+        route = _handle_route(handler, made, handlers, resources)
         made.by_name[route.name] = route
         made.former.update(dict.fromkeys(handler.was, handler.name))
         for event in handler.inputs:
@@ -82,7 +89,7 @@ def compiled(service: Service, resources: Mapping[type, Any]) -> Compiled:
         if handler.of is not None:
             made.by_name[handler.of.name].otherwise = made.by_name[handler.name]
     for handler in _asides(service):
-        route = Route(handler.name, Role.CONTROL, handler, service.name)
+        route = Route(handler.name, Role.CONTROL, handler, service.name, codec)
         route.find = lambda name: route_of(made.by_name, name, made.former)
         route.takers = lambda kind: made.by_type.get(kind, ())
         made.by_name[route.name] = route
@@ -129,13 +136,13 @@ def _marks(handler: Handler) -> Iterable[tuple[Role, tuple[type[Event], ...]]]:
 
 
 def _handle_route(
-    handler: Handler, service: Service, handlers: list[Handler], resources: Mapping[type, Any]
+    handler: Handler, made: Compiled, handlers: list[Handler], resources: Mapping[type, Any]
 ) -> Route:
-    route = Route(handler.name, Role.HANDLE, handler, service.name)
+    route = Route(handler.name, Role.HANDLE, handler, made.service.name, made.codec)
     route.former = handler.was
     signature = handler.signature
     for event in signature.outputs.events:
-        route.outputs[event] = _spec(event, handler, service, handlers)
+        route.outputs[event] = _spec(event, handler, made, handlers)
     direct = signature.outputs.direct
     route.direct = {event: spec for event, spec in route.outputs.items() if event in direct}
     route.effects = _flat(spec.effects for spec in route.outputs.values())
@@ -167,7 +174,8 @@ def _handle_route(
 
 
 def _mark_route(route: Route, role: Role) -> Route:
-    mark = Route(f"{route.name}!{role.value}", role, route.handler, route.service)
+    name = f"{route.name}!{role.value}"
+    mark = Route(name, role, route.handler, route.service, route.codec)
     mark.former = tuple(f"{name}!{role.value}" for name in route.former)
     mark.gated = role is not Role.AFTER
     mark.slots = route.slots
@@ -178,19 +186,19 @@ def _mark_route(route: Route, role: Role) -> Route:
 
 
 def _spec(
-    event: type[Event], handler: Handler, service: Service, handlers: list[Handler]
+    event: type[Event], handler: Handler, made: Compiled, handlers: list[Handler]
 ) -> OutputSpec:
     info = event.__event__
     headers = {
         SPEC_VERSION: "1.0",
-        SOURCE: service.name,
+        SOURCE: made.service.name,
         TYPE: info.type,
-        CONTENT_TYPE: JSON_TYPE,
+        CONTENT_TYPE: made.codec.content_type,
         STEP: handler.name,
     }
     if info.failure:
         headers[FAILURE] = "1"
-    spec = OutputSpec(event, handler, headers)
+    spec = OutputSpec(event, handler, headers, made.codec)
     if handler.kind is not Kind.COMPENSATE:
         spec.effects = tuple(
             h for h in handlers
@@ -229,7 +237,7 @@ def _bind_resources(route: Route, resources: Mapping[type, Any]) -> None:
         route.resources[param.of] = resources[param.of]
 
 
-def _unreadable(service: str) -> Route:
+def _unreadable(service: str, codec: Codec) -> Route:
     """Take, in a service's name, the records of its topics that are no events at all."""
 
     async def never() -> None:
@@ -237,7 +245,8 @@ def _unreadable(service: str) -> Route:
 
     name = f"{service}!{Role.UNREADABLE.value}"
     signature = Signature((), outputs_of(None, name=name), sync=False)
-    return Route(name, Role.UNREADABLE, Handler(name, Kind.ON, never, signature, ()), service)
+    handler = Handler(name, Kind.ON, never, signature, ())
+    return Route(name, Role.UNREADABLE, handler, service, codec)
 
 
 def _deadline(flow: Flow) -> Handler | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from choreo.codec import EVENT_BYTES_MAX, JSON_TYPE, check_json
+from choreo.codec import EVENT_BYTES_MAX, JSON_TYPE, check_json, is_avro
 from choreo.context import ANSWER
 from choreo.errors import DecodeError
 from choreo.events import (
@@ -353,4 +353,6 @@ def _with_value(target: Delivery, asked: _Asked, now: float) -> Record:
     headers[CAUSE] = old.headers.get(ID, "")
     headers[TIME] = rfc3339(now)
     headers[EDITED] = target.name
+    if is_avro(headers.get(CONTENT_TYPE, "")):  # operators write JSON
+        headers[CONTENT_TYPE] = JSON_TYPE
     return Record(old.topic, old.key, headers, asked.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from choreo.codec import decode
 from choreo.context import State
 from choreo.events import ID, TYPE, VOID, Event, Record, derived_id, id_bytes
 from choreo.plan import (
@@ -71,7 +70,7 @@ class StepVoid(BaseException):
 
 def subject_event(d: Delivery) -> Event:
     """Decode the subject as the handler's own view; raises DecodeError."""
-    return decode(d.route.views[d.record.headers[TYPE]], d.record)
+    return d.route.decode(d.route.views[d.record.headers[TYPE]], d.record)
 
 
 # ── before ───────────────────────────────────────────────────────────────────────────────

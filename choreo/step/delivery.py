@@ -7,6 +7,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from choreo.codec import Codec
 from choreo.context import ANEW, ANSWER, UNDO, Context, State
 from choreo.events import Event, Headers, Record
 from choreo.plan import Change, GateKey, Memo, Owned, Source
@@ -45,7 +46,7 @@ class OutputSpec:
 
     __slots__ = ("closes", "cls", "dump", "effects", "headers", "key", "salt", "topic", "triggers")
 
-    def __init__(self, cls: type[Event], handler: Handler, headers: Headers) -> None:
+    def __init__(self, cls: type[Event], handler: Handler, headers: Headers, codec: Codec) -> None:
         """Prepare; `headers` are those that every event of this step has."""
         info = cls.__event__
         self.cls = cls
@@ -53,7 +54,7 @@ class OutputSpec:
         self.key = info.key
         self.headers = headers
         self.salt = f"{handler.name}/{info.type}/".encode()
-        self.dump = cls.__pydantic_serializer__.to_json
+        self.dump = codec.dumper(cls)
         self.effects: tuple[Handler, ...] = ()
         self.triggers: tuple[Handler, ...] = ()
         self.closes: tuple[Handler, ...] = ()
@@ -65,14 +66,17 @@ class Route:
     `name` is the delivery's name in the inbox, `former` are those that it had; `views` the
     class to read each event type as; `gated` tells that gates decide beside the inbox,
     `unseen` that the inbox row is all that decides, `plain` that its handler takes nothing
-    but the event, too, `pair` that it takes the event and a Tx. For CONTROL alone `find` gives
+    but the event, too, `pair` that it takes the event and a Tx. `codec` reads and writes values,
+    `decode` is its own. For CONTROL alone `find` gives
     the route of a delivery's name, `takers` those that an event type is delivered to.
     """
 
     __slots__ = (
         "chained_by_scope",
         "closes",
+        "codec",
         "context",
+        "decode",
         "direct",
         "effects",
         "find",
@@ -97,8 +101,10 @@ class Route:
         "views",
     )
 
-    def __init__(self, name: str, role: Role, handler: Handler, service: str) -> None:
+    def __init__(self, name: str, role: Role, handler: Handler, service: str, codec: Codec) -> None:
         """Make an empty route; `step.compiled` fills it."""
+        self.codec = codec
+        self.decode = codec.decode
         self.name = name
         self.role = role
         self.handler = handler

@@ -11,6 +11,7 @@ from choreo.errors import (
     CodecError,
     HandlerError,
     Later,
+    RegistryUnavailableError,
     StoreError,
     TxOpenError,
     UnknownOutcomeError,
@@ -83,7 +84,7 @@ def failed(d: Delivery, seen: Seen, error: BaseException, now: float, *, draw: f
         unfit = _answer_forgotten(d, str(error.fields.get("call", "")))
         changes = (*finish_timer(d), *unfit, *_dead(d, now, "outcome unknown", about))
         return Verdict(Plan(d.owned, changes))
-    down = isinstance(error, StoreError) and error.transient
+    down = isinstance(error, (RegistryUnavailableError, StoreError)) and error.transient
     was_killed = isinstance(error, HandlerError) and error.code == KILLED
     if was_killed and (d.intended or handler.kind is Kind.COMPENSATE):
         # What it has begun outside has to come to an end: it is tried for ever, but seldom.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from choreo.codec import JSON_TYPE, decode, pack_record, unpack_record
+from choreo.codec import pack_record, unpack_record
 from choreo.events import (
     CONTENT_TYPE,
     ID,
@@ -155,7 +155,7 @@ class UndoGate:
     def _nothing(self, d: Delivery, made: type[Event]) -> Record:
         why = unpack_record(self._members["why"])
         views = {event.__event__.type: event for event in self.handler.on}
-        trigger = decode(views[why.headers[TYPE]], why)
+        trigger = d.route.decode(views[why.headers[TYPE]], why)
         fields = {
             name: getattr(trigger, name) for name in made.model_fields if hasattr(trigger, name)
         }
@@ -163,13 +163,14 @@ class UndoGate:
             SPEC_VERSION: "1.0",
             SOURCE: d.route.service,
             TYPE: made.__event__.type,
-            CONTENT_TYPE: JSON_TYPE,
+            CONTENT_TYPE: d.route.codec.content_type,
             STEP: self.handler.name,
         }
         if d.started:  # an open call may have kept it back for long
             headers[TIME] = rfc3339(d.started)
         subject = gate_subject(self.key)
-        return nothing_record(headers, made.model_validate(fields), why, subject)
+        nothing = made.model_validate(fields)
+        return nothing_record(headers, nothing, d.route.codec.encode(nothing), why, subject)
 
 
 def closed_expectation(key: GateKey, seen: Seen) -> list[Change]:

@@ -12,7 +12,7 @@ from choreo.plan import Owned
 from choreo.ports import Due
 from choreo.step.delivery import Delivery, Route
 
-__all__ = ["frozen", "frozen_delivery", "thawed", "unfrozen_record"]
+__all__ = ["frozen", "frozen_delivery", "thawed", "unfrozen_record", "unfrozen_records"]
 
 
 def frozen(
@@ -50,6 +50,12 @@ def frozen_delivery(d: Delivery) -> bytes:
 def unfrozen_record(payload: bytes) -> Record:
     """Read the record that a frozen delivery is about."""
     return unpack_record(json.loads(payload)["record"])
+
+
+def unfrozen_records(payload: bytes) -> list[Record]:
+    """Read all records that a frozen delivery is about: the subject, and what came with it."""
+    kept = json.loads(payload)
+    return [unpack_record(one) for one in (kept["record"], *kept.get("extras", {}).values())]
 
 
 def thawed(route: Route, due: Due, owned: Owned) -> Delivery:

@@ -127,9 +127,12 @@ def _causes(d: Delivery, headers: dict[str, str]) -> None:
 
 
 def nothing_record(
-    spec_headers: dict[str, str], made: Event, why: Record, subject: bytes
+    spec_headers: dict[str, str], made: Event, value: bytes, why: Record, subject: bytes
 ) -> Record:
-    """Make the record that says: the scope is closed and there was nothing to undo."""
+    """Make the record that says: the scope is closed and there was nothing to undo.
+
+    `value` is `made`, written.
+    """
     info = type(made).__event__
     key = "" if info.key is None else str(getattr(made, info.key))
     headers = {
@@ -145,9 +148,7 @@ def nothing_record(
     if BRANCH in why.headers:
         headers[BRANCH] = why.headers[BRANCH]
     _pass_on(why.headers, headers)
-    record = Record(
-        info.topic, key.encode(), headers, type(made).__pydantic_serializer__.to_json(made)
-    )
+    record = Record(info.topic, key.encode(), headers, value)
     record.trusted = True
     return record
 

@@ -12,7 +12,7 @@ from choreo.topology.declared import (
 )
 from choreo.topology.findings import Finding
 from choreo.topology.graph import Topology
-from choreo.topology.manifest import events_of, manifest, manifest_json
+from choreo.topology.manifest import classes_of, events_of, manifest, manifest_json
 
 __all__ = [
     "Finding",
@@ -21,6 +21,7 @@ __all__ = [
     "ManifestDeclared",
     "Topology",
     "check",
+    "classes_of",
     "declared_in",
     "events_of",
     "manifest",

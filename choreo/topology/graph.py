@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from choreo.schemas.comparing import Schema
 from choreo.topology.declared import FlowDeclared, HandlerDeclared, declared_in
 
-__all__ = ["EventSeen", "Schema", "Topology", "listed", "short"]
-
-
-@dataclass(frozen=True)
-class Schema:
-    """A payload's schema, with the document that its references lead into."""
-
-    root: Any
-    document: Mapping[str, Any] = field(repr=False)
-
-    def at(self, part: Any) -> Schema:
-        """Give a part of it."""
-        return Schema(part, self.document)
+__all__ = ["EventSeen", "Topology", "listed", "short"]
 
 
 @dataclass(frozen=True)

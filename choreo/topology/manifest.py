@@ -20,7 +20,7 @@ from pydantic.json_schema import DEFAULT_REF_TEMPLATE, GenerateJsonSchema
 from choreo.events import FLOW, Event, Secret
 from choreo.service import Flow, Handler, Kind, Service
 
-__all__ = ["events_of", "manifest", "manifest_json"]
+__all__ = ["classes_of", "events_of", "manifest", "manifest_json"]
 
 VERSION = "1.0.0"
 LEAKS = ("default", "examples", "example")
@@ -28,8 +28,11 @@ Json = Any
 DEFINITION = DEFAULT_REF_TEMPLATE.removesuffix("{model}")
 
 
-def manifest(service: Service) -> dict[str, Any]:
-    """Describe a service: what it receives and sends, with schemas, and its `x-choreo`."""
+def manifest(service: Service, content_type: str = "application/json") -> dict[str, Any]:
+    """Describe a service: what it receives and sends, with schemas, and its `x-choreo`.
+
+    `content_type` is that of the values it writes; a schema says what they hold in any form.
+    """
     events = events_of(service)
     channels: dict[str, Any] = {}
     messages: dict[str, Any] = {}
@@ -41,7 +44,7 @@ def manifest(service: Service) -> dict[str, Any]:
         messages[info.type] = {
             "name": info.type,
             "title": event.__name__,
-            "contentType": "application/json",
+            "contentType": content_type,
             "correlationId": {"location": f"$message.header#/{FLOW}"},
             "payload": payload,
             "x-choreo": {
@@ -59,7 +62,7 @@ def manifest(service: Service) -> dict[str, Any]:
     return {
         "asyncapi": "3.0.0",
         "info": {"title": service.name, "version": VERSION},
-        "defaultContentType": "application/json",
+        "defaultContentType": content_type,
         "channels": channels,
         "operations": _operations(service),
         "components": {"messages": messages, "schemas": schemas},
@@ -90,6 +93,11 @@ def events_of(service: Service) -> tuple[type[Event], ...]:
         if known is None or (known.__event__.key is None and info.key is not None):
             found[info.type] = event
     return tuple(found.values())
+
+
+def classes_of(service: Service) -> tuple[type[Event], ...]:
+    """List all event classes that a service's handlers and flows name."""
+    return tuple(dict.fromkeys(_named(service)))
 
 
 def _named(service: Service) -> Iterable[type[Event]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from choreo.schemas.comparing import unreadable
 from choreo.topology.findings import Finding
 from choreo.topology.graph import Topology, listed, short
-from choreo.topology.reading import unreadable
 
 __all__ = ["wiring"]
 

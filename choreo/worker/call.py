@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from choreo.codec import decode
 from choreo.context import UNDO, Context, Failure, State
 from choreo.errors import FencedError, StoreConflictError
 from choreo.events import TYPE, derived_id, id_text
@@ -221,17 +220,17 @@ class Caller:
     def _event(d: Delivery, index: int) -> Any:
         """Give the subject, then what triggered its undo."""
         if index == 0:
-            return decode(d.route.views[d.record.headers[TYPE]], d.record)
+            return d.route.decode(d.route.views[d.record.headers[TYPE]], d.record)
         why = d.extras["why"]
         views = {event.__event__.type: event for event in d.route.handler.on}
-        return decode(views[why.headers[TYPE]], why)
+        return d.route.decode(views[why.headers[TYPE]], why)
 
     @staticmethod
     def _gathered(d: Delivery, param: Param) -> Any:
         views = {event.__event__.type: event for event in param.events}
         for record in d.extras.values():
             if record.headers[TYPE] in views:
-                return decode(views[record.headers[TYPE]], record)
+                return d.route.decode(views[record.headers[TYPE]], record)
         return None
 
     @staticmethod

@@ -18,6 +18,7 @@ from choreo.step import (
     payload_hash,
     route_of,
     thawed,
+    unfrozen_records,
     want,
 )
 from choreo.worker.lane import Batch, Lane, subject_of
@@ -42,7 +43,10 @@ class Intake:
         """Take records for as long as the subscription gives any."""
         pipeline = self._pipeline
         poll = partial(lane.subscription.poll, pipeline.limits.poll_max)
+        codec = lane.compiled.codec
         while records := await pipeline.outlasting(poll):
+            if codec.learns:
+                await codec.learn(records)
             self._arrive(lane, records)
             await pipeline.wait_for_room()
 
@@ -99,12 +103,16 @@ class Intake:
         """Take parked deliveries and timers when their time has come."""
         pipeline = self._pipeline
         most = pipeline.limits.batch_max
+        codec = lane.compiled.codec
         while not pipeline.stopping:
             lane.due_added.clear()
             lane.next_due = None
             rows, after = await pipeline.outlasting(
                 partial(pipeline.store.due, lane.owned, skip=lane.running_due, most=most)
             )
+            if codec.learns:
+                kept = [record for row in rows for record in unfrozen_records(row.payload)]
+                await codec.learn(kept)
             for row in rows:
                 self._take_due(lane, row)
             if after is not None:

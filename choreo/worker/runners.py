@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from choreo.codec import decode
 from choreo.context import AskFirst, UndoFirst
 from choreo.errors import FencedError, HandlerError, HandlerTimeoutError
 from choreo.events import TYPE
@@ -109,7 +108,7 @@ class Runners:
         try:
             if route.plain:
                 record = d.record
-                event = decode(route.views[record.headers[TYPE]], record)
+                event = route.decode(route.views[record.headers[TYPE]], record)
                 d.result = await route.handler.fn(event)
                 d.took = clock.elapsed() - begun
                 plan = after_run(d, d.loaded, d.result, d.started + d.took)

@@ -1,10 +1,13 @@
 """Events of the inventory service, and its views of orders, payments and shipping."""
 
 from decimal import Decimal
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from choreo import Event
+
+Money = Annotated[Decimal, Field(max_digits=12, decimal_places=2)]
 
 
 class Line(BaseModel):
@@ -19,7 +22,7 @@ class StockReserved(Event, topic="shop.inventory", key="order_id"):
 
     order_id: str
     customer_id: str
-    total: Decimal
+    total: Money
 
 
 class OutOfStock(Event, topic="shop.inventory", key="order_id", failure=True):

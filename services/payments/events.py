@@ -1,8 +1,13 @@
 """Events of the payments service, and its views of inventory and shipping."""
 
 from decimal import Decimal
+from typing import Annotated
+
+from pydantic import Field
 
 from choreo import Event
+
+Money = Annotated[Decimal, Field(max_digits=12, decimal_places=2)]
 
 
 class PaymentCaptured(Event, topic="shop.payments", key="order_id"):
@@ -10,7 +15,7 @@ class PaymentCaptured(Event, topic="shop.payments", key="order_id"):
 
     order_id: str
     customer_id: str
-    amount: Decimal
+    amount: Money
     charge: str
 
 
@@ -32,7 +37,7 @@ class PaymentRefunded(Event, topic="shop.payments", key="order_id"):
     """The customer has the money back."""
 
     order_id: str
-    amount: Decimal
+    amount: Money
     reason: str
 
 

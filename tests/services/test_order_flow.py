@@ -73,8 +73,8 @@ async def test_an_order_is_shipped(shop: Shop) -> None:
         (placed(total="35.01"), "the total is 35.01"),
         (placed(freight="-5.00", total="25.00"), "the freight -5.00 is negative"),
         (
-            placed(lines=[Line(sku="A", quantity=1, unit_price=Decimal(-1))], total="4.00"),
-            "the price -1 is negative",
+            placed(lines=[Line(sku="A", quantity=1, unit_price=Decimal("-1.00"))], total="4.00"),
+            "the price -1.00 is negative",
         ),
     ],
 )

@@ -1,33 +1,73 @@
-"""Can a reader's view read what an owner writes? Two JSON schemas, compared by structure.
+"""Can a reader read what a writer writes? Two JSON schemas, compared by structure.
 
 Compared are fields, types, null, lists of values, and formats; lengths and bounds are not:
-a value that exceeds them is a dead letter of its own, not of every record.
+a value that exceeds them is a dead letter of its own, not of every record. Avro schemas are
+compared here, too, written as JSON schemas (`choreo.schemas.evolving`) with a few words more:
+`x-avro` is the type that a value has on the wire, `x-name` that of a named type, `x-map` tells a
+map from a record, `x-else` is the symbol that a reader takes for one that it does not know.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from choreo.topology.graph import Schema
-
-__all__ = ["unreadable"]
+__all__ = ["Reason", "Schema", "reasons_against", "unreadable"]
 
 REFERENCE = "#/"
+WIRE, MAP, ELSE, NAME = "x-avro", "x-map", "x-else", "x-name"
+WIDENS = ("int", "long", "float", "double")
+"""Each may be read as any that stands to its right. Source: Avro 1.12, "Schema Resolution"."""
 DEPTH_MAX = 30
+SIZED = {"int": "a number of 32 bits", "float": "a number of single precision"}
 WORDS = {"string": "text", "integer": "a whole number", "number": "a number", "array": "a list",
          "boolean": "true or false", "object": "an object", "null": "null"}  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Schema:
+    """A payload's schema, the document that its references lead into, and whose it is."""
+
+    root: Any
+    document: Mapping[str, Any] = field(repr=False)
+    of: str = ""
+
+    def at(self, part: Any) -> Schema:
+        """Give a part of it."""
+        return Schema(part, self.document, self.of)
+
+
+class Reason(NamedTuple):
+    """One thing that can not be read: at which field, by which rule, in a sentence.
+
+    Rules: `missing` (the reader needs it, the writer has it not, or not always), `values` (of
+    an enum), `type`, `shape` (of a text, of a wire type), `places`, `forbidden`.
+    """
+
+    field: str
+    rule: str
+    text: str
+
+
 def unreadable(owner: Schema, view: Schema) -> list[str]:
     """Say why the view can not read what the owner writes: a reason for each field; or nothing."""
-    return list(dict.fromkeys(_reasons(owner, view, "", ())))
+    return [reason.text for reason in reasons_against(owner, view)]
+
+
+def reasons_against(
+    writer: Schema, reader: Schema, names: tuple[str, str] = ("the owner's", "the view")
+) -> list[Reason]:
+    """Say why the reader can not read what the writer writes; `names` call them that."""
+    writer, reader = replace(writer, of=names[0]), replace(reader, of=names[1])
+    return list(dict.fromkeys(_reasons(writer, reader, "", ())))
 
 
 Pair = tuple[int, int]
+THE_WHOLE = "the event"
 
 
-def _reasons(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) -> Iterator[str]:
+def _reasons(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) -> Iterator[Reason]:
     owner, view = _resolved(owner), _resolved(view)
     pair = (id(owner.root), id(view.root))
     if pair in above or len(above) > DEPTH_MAX or _open(owner.root) or _open(view.root):
@@ -38,7 +78,7 @@ def _reasons(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) ->
         yield from _alone(writes[0], reads[0], path, above)
         return
     for write in writes:
-        least: list[str] | None = None
+        least: list[Reason] | None = None
         for read in reads:
             why = list(_alone(write, read, path, above))
             if least is None or len(why) < len(least):
@@ -46,47 +86,74 @@ def _reasons(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) ->
             if not why:
                 break
         if least and len(reads) > 1:
-            field = path or "the event"
-            yield f"{field} may be {_named(write)}, the view takes {_either(reads)}"
+            field = path or THE_WHOLE
+            text = f"{field} may be {_named(write)}, {view.of} takes {_either(reads)}"
+            yield Reason(path, "type", text)
         elif least:
             yield from least
 
 
-def _alone(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) -> Iterator[str]:
+def _alone(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) -> Iterator[Reason]:
     """Compare two schemas that have no alternatives."""
     writes, reads = owner.root, view.root
     if _open(writes) or _open(reads):
         return
-    field = path or "the event"
+    field = path or THE_WHOLE
+    if writes.get(NAME, "") != reads.get(NAME, "") and NAME in writes and NAME in reads:
+        text = f"{field} is a {writes[NAME]}, {view.of} takes a {reads[NAME]}"
+        yield Reason(path, "type", text)
+        return
     values, taken = _values(writes), _values(reads)
     if taken is not None:
-        if values is None:
-            yield f"{field} is {_named(owner)}, the view takes only {_listed(taken)}"
-        elif more := [value for value in values if value not in taken]:
-            yield f"{field} may be {_listed(more)}, the view takes only {_listed(taken)}"
+        yield from _symbols(owner, view, field)
         return
     kind, wanted = _kind(owner), _kind(view)
     if kind == "" or wanted == "":
         return
+    differs = f"{field} is {_named(owner)}, {view.of} takes {_named(view)}"
     if kind != wanted and (kind, wanted) != ("integer", "number"):
-        yield f"{field} is {_named(owner)}, the view takes {_named(view)}"
+        yield Reason(path, "type", differs)
+    elif not _fits_on_the_wire(writes, reads):
+        yield Reason(path, "shape", differs)
     elif wanted == "string":
         if _text(reads) and (values is not None or not _text_fits(writes, reads)):
-            yield f"{field} is {_named(owner)}, the view takes {_named(view)}"
+            yield Reason(path, "shape", differs)
     elif wanted == "array":
         yield from _lists(owner, view, path, above)
     elif wanted == "object":
         yield from _objects(owner, view, path, above)
 
 
-def _lists(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) -> Iterator[str]:
+def _symbols(owner: Schema, view: Schema, field: str) -> Iterator[Reason]:
+    values, taken = _values(owner.root), _values(view.root) or []
+    path = "" if field == THE_WHOLE else field
+    if values is None:
+        text = f"{field} is {_named(owner)}, {view.of} takes only {_listed(taken)}"
+        yield Reason(path, "values", text)
+    elif (more := [one for one in values if one not in taken]) and not view.root.get(ELSE):
+        text = f"{field} may be {_listed(more)}, {view.of} takes only {_listed(taken)}"
+        yield Reason(path, "values", text)
+
+
+def _fits_on_the_wire(writes: Mapping[str, Any], reads: Mapping[str, Any]) -> bool:
+    """Tell whether Avro makes the one out of the other; of JSON alone there is nothing to say."""
+    if writes.get(MAP) != reads.get(MAP):
+        return False
+    wrote, takes = writes.get(WIRE), reads.get(WIRE)
+    if wrote == takes or wrote is None or takes is None:
+        return True
+    return wrote in WIDENS and takes in WIDENS and WIDENS.index(wrote) <= WIDENS.index(takes)
+
+
+def _lists(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) -> Iterator[Reason]:
     writes, reads = owner.root, view.root
     firsts, wanted = _list(writes.get("prefixItems")), _list(reads.get("prefixItems"))
     items = f"{path}[]"
     if wanted:
         if len(firsts) != len(wanted):
             written = f"has {len(firsts)} places" if firsts else "has any number of places"
-            yield f"{path or 'the event'} {written}, the view takes {len(wanted)}"
+            text = f"{path or THE_WHOLE} {written}, {view.of} takes {len(wanted)}"
+            yield Reason(path, "places", text)
             return
         for number, (one, other) in enumerate(zip(firsts, wanted, strict=True)):
             yield from _reasons(owner.at(one), view.at(other), f"{path}[{number}]", above)
@@ -95,7 +162,7 @@ def _lists(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) -> I
             yield from _reasons(owner.at(one), view.at(reads["items"]), items, above)
 
 
-def _objects(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) -> Iterator[str]:
+def _objects(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) -> Iterator[Reason]:
     writes, reads = owner.root, view.root
     written, wanted = _map(writes.get("properties")), _map(reads.get("properties"))
     rest = writes.get("additionalProperties")
@@ -108,14 +175,17 @@ def _objects(owner: Schema, view: Schema, path: str, above: tuple[Pair, ...]) ->
         field = f"{front}{name}"
         if name in written:
             if name in must and name not in always:
-                yield f"{field} may be missing, the view requires it"
+                text = f"{field} may be missing, {view.of} requires it"
+                yield Reason(field, "missing", text)
             yield from _reasons(owner.at(written[name]), view.at(part), field, above)
         elif name in must:
-            yield f"{field} is no field of the owner's, the view requires it"
+            text = f"{field} is no field of {owner.of}, {view.of} requires it"
+            yield Reason(field, "missing", text)
     others = reads.get("additionalProperties")
     if others is False:
         if more := sorted(written.keys() - wanted.keys()):
-            yield f"{path or 'the event'} has {', '.join(more)}, which the view forbids"
+            text = f"{path or THE_WHOLE} has {', '.join(more)}, which {view.of} forbids"
+            yield Reason(path, "forbidden", text)
     elif isinstance(others, Mapping):
         for part in [rest, *(written[name] for name in written if name not in wanted)]:
             if isinstance(part, Mapping):
@@ -194,7 +264,13 @@ def _named(schema: Schema) -> str:
         kind = _kind(schema)
         if kind == "string" and _text(part):
             shape = part.get("format")
+            if part.get(WIRE) not in (None, "string"):
+                return f"a {shape}"
             return f"a text that is a {shape}" if shape else "a text of a certain pattern"
+        if part.get(MAP):
+            return "a map"
+        if part.get(WIRE) in SIZED:
+            return SIZED[part[WIRE]]
         return WORDS.get(kind, kind or "anything")
     return "anything"
 
