@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
+from bench.codec import codec_avro
 from bench.figure import Figure, kept
 from bench.growth import inbox_growth, rss_growth
 from bench.hop import hop, hop2
@@ -26,6 +27,7 @@ MEASURES = {
     "tracker_events": tracker_events,
     "list_growth": list_growth,
     "hot_keys": hot_keys,
+    "codec_avro": codec_avro,
 }
 """By the name of their first figure, or of what their figures have in common."""
 WITH = {

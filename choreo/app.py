@@ -379,6 +379,7 @@ class App:
                 or worker.relaying
                 or bool(getattr(self.store, "busy", 0))
                 or (not worker.crowded and bool(getattr(self.broker, "busy", 0)))
+                or bool(self.codec.busy)
             )
             waited = waited or busy
             calm = 0 if busy else calm + 1

@@ -22,7 +22,8 @@ from choreo import errors, ports, telemetry, testing
 from choreo.cli import app as command_line
 from choreo.cli import settings
 from choreo.cli.dead import dead as dead_letters
-from choreo.environment import PREFIX, VARIABLES
+from choreo.cli.schemas import schemas as schema_verbs
+from choreo.environment import PREFIX, REGISTRY, VARIABLES
 from choreo.worker import Limits
 from docs.invariants import invariants_page
 
@@ -267,7 +268,7 @@ def check_ports() -> None:
 
 
 LOG_PORTS = ("Broker", "Subscription", "Assignee", "Clock")
-STORE_PORTS = ("Store", "ViewStore")
+STORE_PORTS = ("Store", "ViewStore", "SchemaRegistry")
 
 
 def testing_page() -> str:
@@ -297,6 +298,11 @@ CONTRACTS = tuple(
 FAULTS = tuple(name for name in testing.__all__ if name.startswith(("Fault", "CALM", "ROUGH")))
 
 
+ENVIRONMENT_ONLY = tuple(
+    name for name in VARIABLES if name.startswith(("CHOREO_AVRO", "CHOREO_CODEC", "CHOREO_SCHEMAS"))
+)
+
+
 def settings_page() -> str:
     """List the settings of the command line, and the limits of a worker."""
     intro = (inspect.getdoc(settings) or "").splitlines()
@@ -304,6 +310,8 @@ def settings_page() -> str:
     rows = ["| environment, `.env` | `[tool.choreo]` | |", "|---|---|---|"]
     entries = set(settings.TABLE)
     for variable in VARIABLES:
+        if variable in ENVIRONMENT_ONLY:
+            continue
         short = variable.removeprefix(PREFIX).lower()
         entry = fields.get(short, short)
         entries.discard(entry)
@@ -323,7 +331,13 @@ def settings_page() -> str:
         "file `choreo.db`. Without either, that is `.choreo`.",
         "",
     ]
-    return page("Settings", [*intro, ""], rows, broker, limits)
+    avro = [
+        "What values are written as is said in the environment alone, with",
+        ", ".join(f"`{one}`" for one in (*ENVIRONMENT_ONLY, REGISTRY)),
+        "([use Avro](../how-to/use-avro.md)).",
+        "",
+    ]
+    return page("Settings", [*intro, ""], rows, broker, avro, limits)
 
 
 def telemetry_page() -> str:
@@ -369,10 +383,10 @@ def command_line_page() -> str:
     intro = [
         (root.help or ""), "",
         "Exit codes: 0; 1 for what failed or was found wrong; 2 for a call that is wrong itself.",
-        "`python -m choreo` is the same program. `choreo dead` has",
-        "[a page of its own](command-line-dead.md).", "",
+        "`python -m choreo` is the same program. `choreo dead` and `choreo schemas` have pages of",
+        "their own: [dead](command-line-dead.md), [schemas](command-line-schemas.md).", "",
     ]  # fmt: skip
-    parts = verbs(root, "choreo", without=("dead",))
+    parts = verbs(root, "choreo", without=("dead", "schemas"))
     return page("The command line", intro, *(list(part) for part in parts))
 
 
@@ -381,6 +395,13 @@ def dead_page() -> str:
     dead = typer.main.get_command(dead_letters)
     intro = [dead.help or "", ""]
     return page("choreo dead", intro, *(list(part) for part in verbs(dead, "choreo dead")))
+
+
+def schemas_page() -> str:
+    """Describe the verbs of `choreo schemas`."""
+    group = typer.main.get_command(schema_verbs)
+    intro = [group.help or "", "", "[Use Avro](../how-to/use-avro.md) shows them at work.", ""]
+    return page("choreo schemas", intro, *(list(part) for part in verbs(group, "choreo schemas")))
 
 
 def verbs(command: Any, path: str, without: Sequence[str] = ()) -> Iterator[Iterator[str]]:
@@ -432,6 +453,7 @@ OTHERS: Mapping[str, Callable[[], str]] = {
     "telemetry": telemetry_page,
     "command-line": command_line_page,
     "command-line-dead": dead_page,
+    "command-line-schemas": schemas_page,
 }
 
 

@@ -56,6 +56,7 @@ class HttpRegistry:
         return str(self._url.copy_with(userinfo=b""))
 
     async def schema(self, ref: int | str) -> str | None:
+        """Ask by id or GUID; None for one that the registry does not have."""
         kind = "ids" if isinstance(ref, int) else "guids"
         found = await self._ask("GET", f"/schemas/{kind}/{quote(str(ref), safe='')}")
         if found is None:
@@ -69,14 +70,17 @@ class HttpRegistry:
         return self._text(found, "schema")
 
     async def find(self, subject: str, schema: str) -> int | None:
+        """Ask for the id under a subject; None where it is not registered."""
         found = await self._ask("POST", f"/subjects/{quote(subject, safe='')}", schema)
         return None if found is None else self._number(found)
 
     async def register(self, subject: str, schema: str) -> int:
+        """Add it under a subject; give its id."""
         found = await self._ask("POST", f"/subjects/{quote(subject, safe='')}/versions", schema)
         return self._number(found or {})
 
     async def close(self) -> None:
+        """Close what is open; it opens again when it is asked."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()

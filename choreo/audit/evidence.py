@@ -74,6 +74,7 @@ class Evidence:
     books, by system. `commits`: offsets in the order in which they were committed. `replayed`:
     the same system after a replay; `tables` are the services' own, to compare. `runs`: a hash
     of the history of each run, by seed. `told`: what may hold no secret.
+    `read` reads the values of records that are no JSON.
     """
 
     history: Sequence[Record]
@@ -93,6 +94,11 @@ class Evidence:
     runs: Mapping[str, Sequence[str]] | None = None
     told: Told | None = None
     recovery: Recovery | None = None
+    read: Callable[[Record], Any] | None = None
+
+    def value(self, record: Record) -> Any:
+        """Give what a record's value says, as JSON would have it."""
+        return json.loads(record.value) if self.read is None else self.read(record)
 
 
 class Violation(NamedTuple):

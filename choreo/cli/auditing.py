@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import typer
 
@@ -50,6 +51,8 @@ async def _judged(
         asking = _Asking(store, asyncio.get_running_loop())
         folder = settings.database.parent
         evidence = await gather(broker, [store], rows=asking.rows, folder=folder)
+        await codec.learn(evidence.history)
+        evidence = replace(evidence, read=codec.plain)
         found = await asyncio.to_thread(judge, evidence, invariants=own, at_rest=at_rest)
     finally:
         await codec.close()

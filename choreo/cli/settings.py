@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from choreo.app import database_path
-from choreo.environment import DOTENV, PREFIX, adopt_dotenv, check_variable, dotenv, known, wrong
+from choreo.environment import (
+    DOTENV,
+    PREFIX,
+    REGISTRY,
+    adopt_dotenv,
+    check_variable,
+    codec_settings,
+    dotenv,
+    known,
+    wrong,
+)
 from choreo.errors import ConfigurationError
 
 __all__ = ["Setting", "Settings"]
@@ -75,7 +85,9 @@ class Settings:
         variables = [
             partial(check_variable, name, "the environment") for name in sorted(os.environ)
         ]
-        looks: list[Callable[[], object]] = [*variables, *self._looks(), lambda: self.database]
+        looks: list[Callable[[], object]] = [
+            *variables, *self._looks(), lambda: self.database, codec_settings,
+        ]  # fmt: skip
         for look in looks:
             try:
                 look()
@@ -94,7 +106,7 @@ class Settings:
         """Look at every setting; raises ConfigurationError for the first that is wrong."""
         for name in os.environ:
             check_variable(name, "the environment")
-        _ = self.folder, self.database, self.modules, self.invariants
+        _ = self.folder, self.database, self.modules, self.invariants, codec_settings()
 
     @property
     def folder(self) -> str | None:
@@ -135,6 +147,7 @@ class Settings:
 
     def shown(self) -> list[Setting]:
         """Give every setting as it holds, and where it comes from."""
+        codec = codec_settings()
         flags = {"database": self.folder_flag is not None, "modules": bool(self.modules_flag)}
         named = (
             ("database", str(self.database), "CHOREO_BROKER", "folder",
@@ -143,6 +156,16 @@ class Settings:
              "modules that declare services, where none are named"),
             ("invariants", " ".join(self.invariants), "CHOREO_INVARIANTS", "invariants",
              "your own checks, module:function, which audit runs too"),
+            ("codec", "avro" if codec.writes_avro else "json", "CHOREO_CODEC", "",
+             "what values are written as; what they are read as, each says itself"),
+            ("schemas", str(codec.folder or ""), "CHOREO_SCHEMAS", "",
+             "the folder of Avro schemas, a file a version"),
+            ("registry", codec.registry or "", REGISTRY, "",
+             "the schema registry; values are framed for it, if there is one"),
+            ("register", "yes" if codec.register else "", "CHOREO_SCHEMAS_REGISTER", "",
+             "yes: who starts registers what the registry does not know"),
+            ("recursion", "allow" if codec.recursive else "", "CHOREO_AVRO_RECURSION", "",
+             "allow: take Avro records that contain themselves, 64 deep at most"),
         )  # fmt: skip
         written = dotenv()
         found = []

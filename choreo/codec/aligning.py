@@ -1,9 +1,11 @@
 """A reader's schema, brought in line with a writer's: what is left is for the library to resolve.
 
 A view is read as its model would read JSON. What the writer does not have is left out, so the
-model gives its own default. What the view's author called a nested class does not matter:
-records and enums take the writer's names where they stand in the same place. And a plain text
-of the view's may be an enum or a UUID of the writer's.
+model gives its own default. What the view does not have is passed over, but for lists and maps:
+the library counts to the end of one that it passes over, whether its bytes are there or not,
+and would count for years; one that it reads ends with the bytes. What the view's author called
+a nested class does not matter: records and enums take the writer's names where they stand in
+the same place. And a plain text of the view's may be an enum or a UUID of the writer's.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class _Aligning:
         self._names: set[str] = set()
 
     def of(self, write: Json, read: Json) -> Json:
+        """Give what the reader is to have where these two stand."""
         write, read = _known(write, self._writes), _known(read, self._reads)
         if isinstance(read, list):
             options = write if isinstance(write, list) else [write]
@@ -102,7 +105,28 @@ class _Aligning:
             if (wrote := there.get(field["name"])) is not None:
                 kind = self.of(wrote, field["type"])
                 made["fields"].append({"name": field["name"], "type": kind})
+        wanted = {field["name"] for field in read["fields"]}
+        made["fields"] += [
+            {"name": name, "type": self.of(kind, kind)}
+            for name, kind in there.items()
+            if name not in wanted and self._has_many(kind, frozenset())
+        ]
         return made
+
+    def _has_many(self, schema: Json, above: frozenset[str]) -> bool:
+        """Tell whether a list or a map stands somewhere inside."""
+        schema = _known(schema, self._writes)
+        if isinstance(schema, list):
+            return any(self._has_many(one, above) for one in schema)
+        if not isinstance(schema, dict):
+            return False
+        if schema["type"] == "record":
+            name = schema["name"]
+            inside = above | {name}
+            return name not in above and any(
+                self._has_many(field["type"], inside) for field in schema["fields"]
+            )
+        return schema["type"] in ("array", "map")
 
     def _enum(self, write: Json, read: Json) -> Json:
         pair = (write["name"], read["name"])

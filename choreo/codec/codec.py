@@ -37,6 +37,11 @@ class Codec:
         self.learns = avro is not None
         """Whether `learn` does anything."""
 
+    @property
+    def busy(self) -> int:
+        """How many questions about schemas are under way."""
+        return 0 if self._avro is None else self._avro.schemas.busy
+
     async def open(self, events: Iterable[type[Event]]) -> None:
         """Prepare to write the owned ones of these classes, and to read the others.
 

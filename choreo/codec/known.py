@@ -84,6 +84,8 @@ class Schemas:
         self._asks = float(ASKS_AT_ONCE)
         self._asked_at = elapsed()
         self._said_at = -SAID_EVERY_S
+        self.busy = 0
+        """How many questions are under way."""
 
     @property
     def framing(self) -> Literal["single-object", "confluent"]:
@@ -121,9 +123,13 @@ class Schemas:
         now = self._elapsed()
         if not any(one.again_at <= now for one in self._missing.values()):
             return
-        async with self._asking:
-            wanted = [ref for ref, one in self._missing.items() if one.again_at <= self._elapsed()]
-            await self._learn(wanted)
+        self.busy += 1
+        try:
+            async with self._asking:
+                now = self._elapsed()
+                await self._learn([r for r, one in self._missing.items() if one.again_at <= now])
+        finally:
+            self.busy -= 1
 
     async def _learn(self, wanted: list[Ref]) -> None:
         prints = [ref for ref in wanted if isinstance(ref, bytes)]

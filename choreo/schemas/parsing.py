@@ -25,6 +25,8 @@ TEXT_BYTES_MAX = 1 << 20
 VALUES_A_BYTE = 8
 """How many values one byte may stand for; what a schema has beyond that is counted."""
 VALUES_SPARE = 1 << 16
+PARTS_MAX = 100_000
+"""Of a schema, each named type counted wherever it stands: 60 records of two each are 2^60."""
 PRIMITIVE_BYTES = {
     "null": 0, "boolean": 1, "int": 1, "long": 1, "float": 4, "double": 8, "bytes": 1, "string": 1,
 }  # fmt: skip
@@ -125,8 +127,12 @@ class _Look:
         self._where = where
         self._known: dict[str, int] = {}
         self._open: set[str] = set()
+        self._parts = 0
+        self._parts_of: dict[str, int] = {}
 
     def waste(self, schema: Json, namespace: str, depth: int) -> int:
+        """Give the waste of a part; raises DecodeError where it can not be accepted."""
+        self._count(1)
         if depth > DEPTH_MAX:
             raise self._wrong(f"it is nested deeper than {DEPTH_MAX}")
         if isinstance(schema, str):
@@ -155,6 +161,7 @@ class _Look:
             return 0
         if full not in self._known:
             raise self._wrong(f"{name!r} is not defined")
+        self._count(self._parts_of[full])
         return self._known[full]
 
     def _named(self, schema: Mapping[str, Any], kind: str, namespace: str, depth: int) -> int:
@@ -166,6 +173,7 @@ class _Look:
             raise self._wrong(f"{full!r} is no name, or stands twice")
         self.names[full] = schema
         self._open.add(full)
+        before = self._parts
         found = 1
         if kind == "enum":
             found -= VALUES_A_BYTE
@@ -180,6 +188,7 @@ class _Look:
             found += sum(self.waste(one["type"], inside, depth + 1) for one in fields)
         self._open.remove(full)
         self._known[full] = found
+        self._parts_of[full] = self._parts - before
         return found
 
     def _many(self, schema: Mapping[str, Any], kind: str, namespace: str, depth: int) -> int:
@@ -188,6 +197,11 @@ class _Look:
         if each - (VALUES_A_BYTE if kind == "map" else 0) > 0:
             raise self._wrong(f"an {kind} has items that take too few bytes")
         return 1 - VALUES_A_BYTE
+
+    def _count(self, parts: int) -> None:
+        self._parts += parts
+        if self._parts > PARTS_MAX:
+            raise self._wrong(f"it has more than {PARTS_MAX} parts")
 
     def _wrong(self, what: str) -> DecodeError:
         return refused(what, self._where)

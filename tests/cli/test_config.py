@@ -13,11 +13,21 @@ def rows(shop: Terminal, *arguments: str, **environment: str) -> dict[str, tuple
     return {one["name"]: (one["value"], one["where"]) for one in said.json["settings"]}
 
 
+AVRO = {
+    "codec": ("json", "default"),
+    "schemas": ("", "default"),
+    "registry": ("", "default"),
+    "register": ("", "default"),
+    "recursion": ("", "default"),
+}
+
+
 def test_every_setting_says_where_it_comes_from(shop: Terminal) -> None:
     assert rows(shop) == {
         "database": (".choreo/choreo.db", "default"),
         "modules": ("shop", "[tool.choreo] modules"),
         "invariants": ("", "default"),
+        **AVRO,
     }
     assert rows(shop, "--folder", "here")["database"] == ("here/choreo.db", "flag")
     shop.write(".env", "CHOREO_MODULES=a b\nCHOREO_INVARIANTS=x:y\n")
@@ -27,13 +37,14 @@ def test_every_setting_says_where_it_comes_from(shop: Terminal) -> None:
         "database": ("there/choreo.db", "CHOREO_BROKER"),
         "modules": ("c", "CHOREO_MODULES"),
         "invariants": ("x:y", ".env CHOREO_INVARIANTS"),
+        **AVRO,
     }
 
 
 def test_people_are_told_what_it_is_for(shop: Terminal) -> None:
     said = shop.call("config", "show", COLUMNS="120")
     assert said.code == 0
-    assert said.out.splitlines() == [
+    assert said.out.splitlines()[:11] == [
         "database  from default",
         "  the file of the log and the stores; views.db lies beside it",
         "    .choreo/choreo.db",
@@ -42,6 +53,9 @@ def test_people_are_told_what_it_is_for(shop: Terminal) -> None:
         "    shop",
         "invariants  not set",
         "  your own checks, module:function, which audit runs too",
+        "codec  from default",
+        "  what values are written as; what they are read as, each says itself",
+        "    json",
     ]
     assert max(map(len, shop.call("config", "show", COLUMNS="80").out.splitlines())) <= 80
 

@@ -9,6 +9,7 @@ import pytest
 
 from bench import figure
 from bench.__main__ import MEASURES, WITH
+from bench.codec import codec_avro
 from bench.figure import Figure, kept
 from bench.growth import inbox_growth, rss_growth
 from bench.hop import hop, hop2
@@ -27,6 +28,7 @@ SMALL = {
     "tracker_events": partial(tracker_events, 50),
     "list_growth": partial(list_growth, 200, 600, 1),
     "hot_keys": partial(hot_keys, 50, 2, 1, 1),
+    "codec_avro": partial(codec_avro, 20, 1),
 }
 
 
