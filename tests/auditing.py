@@ -4,9 +4,10 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
-from choreo.app import embedded, system_clock
+from choreo.app import embedded, open_codec, system_clock
 from choreo.audit import Evidence, gather, judge
 from choreo.ports import Row
 
@@ -26,10 +27,14 @@ def asking(file: Path) -> Callable[..., list[Row]]:
 async def evidence_of(folder: Path) -> Evidence:
     """Gather all that a folder's file shows."""
     broker, store = embedded(folder, clock=system_clock())
+    codec = open_codec(system_clock())
     try:
         rows = asking(folder / "choreo.db")
-        return await gather(broker, [store], rows=rows, folder=folder)
+        evidence = await gather(broker, [store], rows=rows, folder=folder)
+        await codec.learn(evidence.history)
+        return replace(evidence, read=codec.plain)
     finally:
+        await codec.close()
         await store.close()
         await broker.close()
 

@@ -1,22 +1,17 @@
 """The order flow with Avro: every way that an order can go, by a folder and by a registry."""
 
-import asyncio
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from choreo.app import open_codec, system_clock
-from choreo.audit import Evidence, audit
 from choreo.schemas import SchemaFolder, check_schemas
 from choreo.testing.servers.registry import RegistryServer
 from choreo.topology import classes_of
 from services import invariants
 from services.orders.events import OrderCancelled, OrderCompleted
 from services.shipping.carrier import CarrierRefusedError
+from tests.auditing import judged
 from tests.services.shop import SERVICES, Shop, placed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,23 +28,6 @@ def framing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("SCHEMA_REGISTRY_URL", server.url)
         monkeypatch.setenv("CHOREO_SCHEMAS_REGISTER", "yes")
         yield "confluent"
-
-
-async def judged(shop: Shop) -> list[str]:
-    codec = open_codec(system_clock())
-    history = shop.history()
-    await codec.learn(history)
-
-    def rows(sql: str, *values: object) -> list[Any]:
-        with closing(sqlite3.connect(shop.folder / "choreo.db")) as db:
-            db.row_factory = sqlite3.Row
-            return db.execute(sql.replace("$", "?"), values).fetchall()
-
-    own = (invariants.money, invariants.stock)
-    evidence = Evidence(history, rows, shop.folder, codec.plain)
-    found = await asyncio.to_thread(audit, evidence, invariants=own)
-    await codec.close()
-    return [f"{one.invariant}: {one.text}" for one in found]
 
 
 async def test_orders_go_every_way_and_the_audit_is_clean(shop: Shop, framing: str) -> None:
@@ -79,7 +57,7 @@ async def test_orders_go_every_way_and_the_audit_is_clean(shop: Shop, framing: s
     said = {one.headers["content-type"] for one in ours}
     assert said == {f"application/avro;framing={framing}"}
     assert shop.on_shelf()["A"] == (38, 0, 2)
-    assert await judged(shop) == []
+    assert await judged(shop.folder, invariants.money, invariants.stock) == []
 
 
 async def test_what_was_written_in_json_goes_on_in_avro(
@@ -101,7 +79,7 @@ async def test_what_was_written_in_json_goes_on_in_avro(
     ours = [one for one in shop.history() if one.topic.startswith("shop.")]
     assert {one.headers["content-type"] for one in ours} == kinds
     assert shop.kinds().count("OrderCompleted") == 2
-    assert await judged(shop) == []
+    assert await judged(shop.folder, invariants.money, invariants.stock) == []
 
 
 def test_the_schemas_of_the_shop_are_checked_in_and_fit() -> None:

@@ -17,16 +17,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
 from choreo.adapters.sqlite.names import refuse_orphans
-from choreo.adapters.sqlite.survey import Survey
-from choreo.adapters.sqlite.survey import survey as survey_of
 from choreo.adapters.sqlite.tx import first_word
-from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.adapters.system import SystemClock
-from choreo.codec import JSON_TYPE, Codec
+from choreo.app.opening import embedded, open_codec
+from choreo.codec import JSON_TYPE
 from choreo.context import State
-from choreo.environment import codec_settings
 from choreo.errors import ChoreoError, ConfigurationError
 from choreo.events import (
     CONTENT_TYPE,
@@ -47,35 +43,18 @@ from choreo.events import (
     root_id,
 )
 from choreo.outcomes import Outcomes
-from choreo.ports import Broker, Clock, SchemaRegistry, Store, Topic, Tx, ViewStore, Want
+from choreo.ports import Broker, Clock, Store, Topic, Tx, Want
 from choreo.service import ParamKind, Service
 from choreo.step import Compiled, compiled
 from choreo.telemetry import Telemetry
 from choreo.topology import classes_of, manifest
 from choreo.worker import Limits, Worker
 
-__all__ = [
-    "App",
-    "Survey",
-    "database_path",
-    "embedded",
-    "open_broker",
-    "open_codec",
-    "open_registry",
-    "open_views",
-    "store_migrations",
-    "survey",
-    "system_clock",
-    "transaction",
-]
+__all__ = ["App", "migrate", "transaction"]
 
 S = TypeVar("S", bound=State)
 log = logging.getLogger("choreo.app")
 
-FOLDER = ".choreo"
-FILE = "choreo.db"
-VIEWS = "views.db"
-MEMORY = ":memory:"
 CLOSE_S = 2.0  # for each part, where a handler that was left behind may hold it up
 CALM_LOOKS = 12  # turns of the loop with nothing on its way, before time may go on
 
@@ -385,76 +364,6 @@ class App:
             calm = 0 if busy else calm + 1
             await asyncio.sleep(0.0005 if busy else 0)
         return waited
-
-
-def embedded(folder: str | Path | None = None, *, clock: Clock) -> tuple[SqliteBroker, SqliteStore]:
-    """Make the embedded deployment: log and store in one SQLite file."""
-    log = Log(Database(database_path(folder)))
-    return SqliteBroker(log), SqliteStore(log, clock=clock)
-
-
-def open_broker(folder: str | Path | None = None) -> Broker:
-    """Open the log alone, for those who only read it or publish."""
-    return SqliteBroker(Log(Database(database_path(folder))))
-
-
-def system_clock() -> Clock:
-    """Give the machine's clock, for those who run beside an App."""
-    return SystemClock()
-
-
-def open_codec(clock: Clock) -> Codec:
-    """Make the codec that the environment asks for: JSON, unless CHOREO_CODEC says avro."""
-    chosen = codec_settings()
-    registry = None if chosen.registry is None else open_registry(chosen.registry)
-    return chosen.codec(registry, elapsed=clock.elapsed)
-
-
-def open_registry(url: str) -> SchemaRegistry:
-    """Make the client of a schema registry; nothing is asked before it is used."""
-    from choreo.adapters.registry import HttpRegistry
-
-    return HttpRegistry(url)
-
-
-def open_views(folder: str | Path | None = None) -> ViewStore:
-    """Open the tracker's views: `views.db`, beside the log."""
-    path = database_path(folder)
-    return SqliteViewStore(path if path == MEMORY else str(Path(path).with_name(VIEWS)))
-
-
-def store_migrations() -> str:
-    """Give the SQL that makes the store's tables in PostgreSQL, for those who run their own."""
-    from choreo.adapters.postgres import printed
-
-    return printed()
-
-
-def survey(folder: str | Path | None = None, *, now: float, whole: bool = True) -> Survey:
-    """Look at the embedded deployment's file from outside: nothing is written.
-
-    `whole`: read all of it for damage. Raises StoreError where it is no store.
-    """
-    path = database_path(folder)
-    return survey_of(path, str(Path(path).with_name(VIEWS)), now=now, whole=whole)
-
-
-def database_path(folder: str | Path | None = None) -> str:
-    """Say where the embedded deployment's file is: the folder, the environment, the default."""
-    if folder is not None:
-        return str(folder) if str(folder) == MEMORY else str(Path(folder) / FILE)
-    url = os.environ.get("CHOREO_BROKER")
-    if not url:
-        return str(Path(FOLDER) / FILE)
-    path = url.removeprefix("sqlite:///")
-    if path == url or not path:
-        scheme = url.partition("://")[0] if "://" in url else url  # the rest may hold a password
-        raise ConfigurationError(
-            f"CHOREO_BROKER: {scheme!r} is no deployment that this version has",
-            code="CH1014",
-            fix="use sqlite:///path/choreo.db",
-        )
-    return path
 
 
 @asynccontextmanager
