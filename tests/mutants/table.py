@@ -4,7 +4,8 @@ A patch is exact text. When the code changes, `test_table.py` says which patch n
 applies: find the lines that keep the promise now, and break those.
 """
 
-from dataclasses import dataclass
+from tests.mutants.mutant import Mutant, Patch
+from tests.mutants.postgres import POSTGRES
 
 __all__ = ["ABSENT", "MUTANTS", "Mutant", "Patch"]
 
@@ -30,25 +31,6 @@ ONCE = "tests/semantics/test_once.py::"
 TRACKERS = "tests/unit/test_tracker_shared.py::"
 UNKNOWN_COMMIT = "tests/semantics/test_unknown_commit.py::"
 VISITS = "tests/semantics/test_visits.py::"
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """In `file`, `old` stands exactly once, and becomes `new`."""
-
-    file: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """A promise that is broken, and the tests one of which must say so."""
-
-    name: str
-    breaks: str
-    patches: tuple[Patch, ...]
-    tests: tuple[str, ...]
 
 
 MUTANTS = (
@@ -430,6 +412,7 @@ MUTANTS = (
         ),
         ("tests/unit/test_views.py::test_the_same_facts_again_change_nothing",),
     ),
+    *POSTGRES,
 )
 
 ABSENT = {
