@@ -1,0 +1,252 @@
+"""What there is on the cluster: topics, their partitions and ends, groups and where they stand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import errors as kafka
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.conn import create_conn
+from aiokafka.protocol.metadata import MetadataRequest
+
+from choreo.adapters.kafka.names import Names
+from choreo.adapters.kafka.settings import KafkaSettings
+from choreo.adapters.kafka.translating import missing, translated, translating
+from choreo.errors import BrokerError, BrokerUnavailableError
+from choreo.events import Partition
+from choreo.ports import Topic
+
+__all__ = ["Cluster", "started", "stopped"]
+
+REPLICAS_MAX = 3
+IN_SYNC_MIN = 2  # where there are three
+STOP_S = 3.0
+SEEN_S = 5.0
+LOOK_S = 0.05
+EXISTS = 36
+DENIED = frozenset((29, 31))
+EMPTY = frozenset(("Empty", "Dead"))
+
+
+class Cluster:
+    """Asked, never guessed: one connection for questions, opened by the first."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        """Connect later."""
+        self._settings = settings
+        self.names = Names(settings.namespace)
+        self._admin: AIOKafkaAdminClient | None = None
+        self._reader: AIOKafkaConsumer | None = None
+        self._opening = asyncio.Lock()
+
+    # ── topics ───────────────────────────────────────────────────────────────────────────
+
+    async def partitions(self) -> dict[str, int]:
+        """Give all our topics, with the number of their partitions."""
+        desk = await self._desk()
+        found = await self._asked("list the topics", desk.describe_topics)
+        counts: dict[str, int] = {}
+        for one in found:
+            name = self.names.here(one["topic"])
+            if name is not None:
+                counts[name] = len(one["partitions"])
+        return counts
+
+    async def known(self, topics: Collection[str]) -> dict[str, int]:
+        """Give the partitions of these; raises BrokerError for those that are not there."""
+        counts = await self.partitions()
+        lost = [name for name in topics if name not in counts]
+        if lost:
+            raise await self._why_missing(lost)
+        return {name: counts[name] for name in topics}
+
+    async def _why_missing(self, topics: list[str]) -> BrokerError:
+        """Tell a topic that is not there from one that we may not see."""
+        names = [self.names.there(name) for name in topics]
+        request = MetadataRequest(names, allow_auto_topic_creation=False)
+        with translating("look for a topic"):
+            desk = await self._desk()
+            told = (await desk._send_request(request)).to_object()  # noqa: SLF001 - its own verb would create the topic
+        for one in told["topics"]:
+            if one["error_code"] in DENIED:
+                error = translated(kafka.TopicAuthorizationFailedError(), "see a topic")
+                error.fields["topic"] = self.names.here(one["topic"])
+                assert isinstance(error, BrokerError)
+                return error
+        return missing(topics)
+
+    async def create(self, topics: Sequence[Topic]) -> None:
+        """Create those that are not there, and wait until they can be used."""
+        counts = await self.partitions()
+        new = {one.name: one for one in topics if one.name not in counts}
+        if not new:
+            return
+        if not self._settings.create_topics:
+            raise await self._why_missing(sorted(new))
+        with translating("create topics"):
+            desk = await self._desk()
+            cluster = await desk.describe_cluster()
+            replicas = min(REPLICAS_MAX, len(cluster["brokers"]))
+            wanted = [self._new(one, replicas) for one in new.values()]
+            answer = await desk.create_topics(wanted)
+        for name, code, why in answer.topic_errors:
+            if code not in (0, EXISTS):
+                error = kafka.for_code(code)(why or name)
+                raise translated(error, f"create the topic {self.names.here(name)}")
+        await self._seen(new)
+
+    def _new(self, topic: Topic, replicas: int) -> NewTopic:
+        configs = {"max.message.bytes": str(self._settings.record_bytes_max)}
+        if replicas == REPLICAS_MAX:
+            configs["min.insync.replicas"] = str(IN_SYNC_MIN)
+        name = self.names.there(topic.name)
+        return NewTopic(name, topic.partitions, replicas, topic_configs=configs)
+
+    async def _seen(self, topics: Collection[str]) -> None:
+        """Wait until every partition has a leader that takes records."""
+        looks = int(SEEN_S / LOOK_S)
+        for _ in range(looks):
+            desk = await self._desk()
+            found = await self._asked("look for new topics", desk.describe_topics)
+            ready = {
+                self.names.here(one["topic"])
+                for one in found
+                if one["partitions"] and all(part["leader"] >= 0 for part in one["partitions"])
+            }
+            if ready.issuperset(topics):
+                return
+            await asyncio.sleep(LOOK_S)
+        raise translated(kafka.LeaderNotAvailableError(), "wait for new topics")
+
+    # ── offsets ──────────────────────────────────────────────────────────────────────────
+
+    async def bounds(
+        self, places: Iterable[TopicPartition]
+    ) -> tuple[Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
+        """Give the first offset that is there, and the one after the last, per partition."""
+        asked = list(places)
+        if not asked:
+            return {}, {}
+        reader = await self._asking()
+        begins = await self._asked("ask for offsets", lambda: reader.beginning_offsets(asked))
+        ends = await self._asked("ask for offsets", lambda: reader.end_offsets(asked))
+        return begins, ends
+
+    async def ends(self, topics: Collection[str] | None) -> dict[Partition, int]:
+        """Give the offset after the last, per partition of these topics, or of all."""
+        counts = await self.partitions()
+        names = self.names
+        places = [
+            names.place(Partition(topic, number))
+            for topic, count in counts.items()
+            if topics is None or topic in topics
+            for number in range(count)
+        ]
+        _, ends = await self.bounds(places)
+        return {names.partition(place): offset for place, offset in ends.items()}
+
+    # ── groups ───────────────────────────────────────────────────────────────────────────
+
+    async def occupied(self, group: str) -> bool:
+        """Tell whether the group has members."""
+        name = self.names.there(group)
+        desk = await self._desk()
+        found = await self._asked(
+            "look at the group", lambda: desk.describe_consumer_groups([name])
+        )
+        (described,) = found[0].groups
+        return described[2] not in EMPTY
+
+    async def committed(self, group: str) -> dict[TopicPartition, int]:
+        """Give where the group goes on, where it has ever committed."""
+        name = self.names.there(group)
+        desk = await self._desk()
+        found = await self._asked(
+            "ask where the group goes on", lambda: desk.list_consumer_group_offsets(name)
+        )
+        return {place: one.offset for place, one in found.items() if one.offset >= 0}
+
+    async def _asked(self, doing: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask again while the cluster says that it is only just not ready."""
+        loop = asyncio.get_running_loop()
+        last = loop.time() + self._settings.request_timeout_s
+        while True:
+            try:
+                with translating(doing):
+                    return await ask()
+            except BrokerUnavailableError as exc:
+                again = isinstance(exc.__cause__, kafka.KafkaError) and exc.__cause__.retriable
+                if not again or loop.time() > last:
+                    raise
+            await asyncio.sleep(LOOK_S)
+
+    # ── connections ──────────────────────────────────────────────────────────────────────
+
+    async def _desk(self) -> AIOKafkaAdminClient:
+        async with self._opening:
+            if self._admin is None:
+                admin = AIOKafkaAdminClient(**self._settings.client())
+                await started(admin, self._settings)
+                self._admin = admin
+        return self._admin
+
+    async def _asking(self) -> AIOKafkaConsumer:
+        async with self._opening:
+            if self._reader is None:
+                reader = AIOKafkaConsumer(**self._settings.reader())
+                await started(reader, self._settings)
+                self._reader = reader
+        return self._reader
+
+    async def close(self) -> None:
+        """Hang up."""
+        async with self._opening:
+            admin, self._admin = self._admin, None
+            reader, self._reader = self._reader, None
+        if admin is not None:
+            await stopped(admin.close())
+        if reader is not None:
+            await stopped(reader.stop())
+
+
+async def started(client: Any, settings: KafkaSettings) -> None:
+    """Connect a client; raises in our words, and says why where the client does not."""
+    with translating("connect"):
+        try:
+            await client.start()
+        except kafka.KafkaConnectionError as exc:
+            await stopped(client.close() if hasattr(client, "close") else client.stop())
+            why: Exception = await _why_not(settings) or exc
+            raise why from exc
+        except BaseException:
+            await stopped(client.close() if hasattr(client, "close") else client.stop())
+            raise
+
+
+async def _why_not(settings: KafkaSettings) -> Exception | None:
+    """Try one broker by hand: the client drops the reason, a wrong password too."""
+    words = settings.client()
+    servers = words.pop("bootstrap_servers").split(",")
+    words.pop("retry_backoff_ms")
+    found: Exception | None = None
+    for server in servers:
+        host, _, port = server.strip().rpartition(":")
+        try:
+            connection = await create_conn(host.strip("[]"), int(port), **words)
+        except (kafka.KafkaError, OSError, TimeoutError) as exc:
+            found = exc
+            if not isinstance(exc, kafka.KafkaConnectionError | OSError):
+                break
+        else:
+            connection.close()
+    return found
+
+
+async def stopped(closing: Any) -> None:
+    """Let a client say goodbye, for a moment; one whose broker is gone can not."""
+    with suppress(kafka.KafkaError, OSError, TimeoutError):
+        await asyncio.wait_for(closing, STOP_S)

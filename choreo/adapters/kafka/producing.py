@@ -1,0 +1,201 @@
+"""Publishing: what is asked for at once goes out at once, and the next when that is there.
+
+Rounds do not overlap. A record that failed and is published again would otherwise come after
+later ones of its key, which were already on their way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from choreo.adapters.kafka.cluster import Cluster, started, stopped
+from choreo.adapters.kafka.names import partition_of
+from choreo.adapters.kafka.settings import KafkaSettings
+from choreo.adapters.kafka.translating import translated
+from choreo.codec import headers_to_pairs
+from choreo.errors import BrokerClosedError, BrokerError
+from choreo.events import Record
+
+__all__ = ["Producing"]
+
+log = logging.getLogger("choreo.kafka")
+Waiting = tuple[Sequence[Record], "asyncio.Future[None]"]
+
+
+class Producing:
+    """One producer, made anew after whatever it can not recover from."""
+
+    def __init__(self, settings: KafkaSettings, cluster: Cluster) -> None:
+        """Connect with the first records."""
+        self._settings = settings
+        self._cluster = cluster
+        self._partitions: dict[str, int] = {}
+        self._producer: AIOKafkaProducer | None = None
+        self._waiting: list[Waiting] = []
+        self._round: asyncio.Task[None] | None = None
+        self._turn = 0  # where records without a key go
+        self._closed = False
+        self.made = 0
+        """How many producers there have been."""
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Publish; whoever is cancelled meanwhile does not tear the batch apart."""
+        if self._closed:
+            raise BrokerClosedError("used after close", fix="make a new broker")
+        if not records:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((records, done))
+        if self._round is None:
+            self._round = asyncio.create_task(self._rounds(), name="choreo-kafka-publish")
+        await done
+
+    async def close(self) -> None:
+        """Finish what was asked for, and hang up."""
+        self._closed = True
+        if self._round is not None:
+            await asyncio.wait([self._round], timeout=self._settings.request_timeout_s)
+            if self._round is not None:
+                self._round.cancel()
+                await asyncio.gather(self._round, return_exceptions=True)
+        await self._drop()
+
+    async def _rounds(self) -> None:
+        try:
+            while self._waiting:
+                taken, self._waiting = self._waiting, []
+                await self._publish(taken)
+        finally:
+            self._round = None
+            error = BrokerClosedError("closed while it published", fix="publish it again")
+            for _, done in self._waiting:
+                _tell(done, error)
+            self._waiting.clear()
+
+    async def _publish(self, taken: list[Waiting]) -> None:
+        """Send what is good; tell each caller what became of its own."""
+        good: list[Waiting] = []
+        try:
+            await self._learn({one.topic for records, _ in taken for one in records})
+        except BrokerError as exc:
+            for _, done in taken:
+                _tell(done, exc)
+            return
+        for records, done in taken:
+            try:
+                await self._check(records)
+            except BrokerError as exc:
+                _tell(done, exc)
+            else:
+                good.append((records, done))
+        try:
+            results = await self._send(good)
+        except Exception as exc:  # noqa: BLE001 - whoever waits is told, whatever it is
+            results = [exc] * len(good)
+        failed = False
+        for (_, done), error in zip(good, results, strict=True):
+            failed = failed or error is not None
+            _tell(done, _ours(error))
+        if failed:
+            await self._drop()
+
+    async def _learn(self, topics: set[str]) -> None:
+        """Know how many partitions topics have, from the cluster's own list."""
+        if not topics <= self._partitions.keys():
+            self._partitions = await self._cluster.partitions()
+
+    async def _check(self, records: Sequence[Record]) -> None:
+        """Raise for what can not be published, before anything of it is."""
+        unknown = sorted({one.topic for one in records} - self._partitions.keys())
+        if unknown:
+            await self._cluster.known(unknown)
+        most = self._settings.record_bytes_max
+        for one in records:
+            size = len(one.value) + len(one.key or b"")
+            if size + 1024 < most and len(one.headers) < 100:  # noqa: PLR2004 - far from it
+                continue
+            size = DefaultRecordBatchBuilder.estimate_size_in_bytes(
+                one.key, one.value, headers_to_pairs(one.headers)
+            )
+            if size > most:
+                raise BrokerError(
+                    "a record is larger than its topic takes",
+                    code="CH3006",
+                    fix="put large things elsewhere and a reference into the event",
+                    topic=one.topic,
+                    bytes=size,
+                    bytes_max=most,
+                )
+
+    async def _send(self, good: list[Waiting]) -> list[BaseException | None]:
+        if not good:
+            return []
+        producer = await self._started()
+        sent: list[tuple[int, Record, Any]] = []
+        for number, (records, _) in enumerate(good):
+            for record in records:
+                answer = await self._begin(producer, record)
+                sent.append((number, record, answer))
+        results: list[BaseException | None] = [None] * len(good)
+        told = await asyncio.gather(*(one for _, _, one in sent), return_exceptions=True)
+        for (number, record, _), answer in zip(sent, told, strict=True):
+            if isinstance(answer, BaseException):
+                results[number] = results[number] or answer
+            else:
+                record.partition, record.offset = answer.partition, answer.offset
+        return results
+
+    async def _begin(self, producer: AIOKafkaProducer, record: Record) -> Any:
+        count = self._partitions[record.topic]
+        if record.key is None:
+            self._turn += 1
+            partition = self._turn % count
+        else:
+            partition = partition_of(record.key, count)
+        return await producer.send(
+            self._cluster.names.there(record.topic),
+            record.value,
+            record.key,
+            partition,
+            headers=headers_to_pairs(record.headers),
+        )
+
+    async def _started(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            producer = AIOKafkaProducer(**self._settings.producer())
+            await started(producer, self._settings)
+            self._producer = producer
+            self.made += 1
+        return self._producer
+
+    async def _drop(self) -> None:
+        """Throw the producer away, with all it still had on its way."""
+        producer, self._producer = self._producer, None
+        self._partitions = {}
+        if producer is None:
+            return
+        await stopped(producer.stop())
+        # What a broker that is gone left open; both may be called twice.
+        await stopped(producer._sender.close())  # noqa: SLF001 - stop() waits for it for ever
+        await stopped(producer.client.close())
+
+
+def _ours(error: BaseException | None) -> BaseException | None:
+    foreign = isinstance(error, kafka.KafkaError | OSError | TimeoutError)
+    return translated(error, "publish") if error is not None and foreign else error
+
+
+def _tell(done: asyncio.Future[None], error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
