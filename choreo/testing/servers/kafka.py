@@ -125,7 +125,8 @@ class KafkaServer:
         self.folder = own_folder("kafka")
         numbers = free_ports(3 * self._count)
         self._ports = [_Ports(*numbers[3 * n : 3 * n + 3]) for n in range(self._count)]
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Its first letter is an A: one that began with a dash would be taken for an option.
+        cluster = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         for number in range(1, self._count + 1):
             settings = self._write(number)
             _format(jars, settings, cluster)
