@@ -32,12 +32,15 @@ class BrokerTraits:
 
     `stores`: the store's `apply` publishes by itself (same file, no relay). `partitioned`: an
     offset counts records of its own partition, and says nothing of another's; else it is a
-    position in the whole log. `system` is what traces and metrics call the log.
+    position in the whole log. `eager`: when a member comes or goes, every member is told that
+    all its partitions are revoked, also those that it gets back; what it had not committed
+    comes again. `system` is what traces and metrics call the log.
     """
 
     durable: bool
     stores: bool
     partitioned: bool = False
+    eager: bool = False
     system: str = "choreo"
 
 

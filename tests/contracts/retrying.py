@@ -100,6 +100,8 @@ class RetryingBroker:
     async def read(
         self, topics: Sequence[str] | None, *, since: Since = 0, follow: bool = False
     ) -> AsyncIterator[Sequence[Record]]:
+        if isinstance(since, int) and self.traits.partitioned:
+            since = dict.fromkeys(await self.ends(topics), since)
         while True:
             with suppress(AgainError), transient_is_again():
                 batches = self._inner.read(topics, since=since, follow=follow)

@@ -31,7 +31,7 @@ class KafkaBroker:
 
     @property
     def traits(self) -> BrokerTraits:
-        return BrokerTraits(durable=True, stores=False, partitioned=True)
+        return BrokerTraits(durable=True, stores=False, partitioned=True, eager=True)
 
     async def publish(self, records: Sequence[Record]) -> None:
         await self._producing.publish(records)
@@ -56,13 +56,13 @@ class KafkaBroker:
 
     async def ends(self, topics: Sequence[str] | None) -> Mapping[Partition, int]:
         self._check()
-        return await self._cluster.ends(topics)
+        return await self._cluster.unbroken(self._cluster.ends(topics))
 
     async def ensure(self, topics: Sequence[Topic]) -> None:
         """Create what is missing where the settings allow it; else say what is missing."""
         self._check()
         if topics:
-            await self._cluster.create(topics)
+            await self._cluster.unbroken(self._cluster.create(topics))
 
     async def close(self) -> None:
         if self._closed:

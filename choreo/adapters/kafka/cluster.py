@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
@@ -22,6 +22,7 @@ from choreo.ports import Topic
 
 __all__ = ["Cluster", "started", "stopped"]
 
+T = TypeVar("T")
 REPLICAS_MAX = 3
 IN_SYNC_MIN = 2  # where there are three
 STOP_S = 3.0
@@ -42,6 +43,22 @@ class Cluster:
         self._admin: AIOKafkaAdminClient | None = None
         self._reader: AIOKafkaConsumer | None = None
         self._opening = asyncio.Lock()
+        self._doing: set[asyncio.Task[Any]] = set()
+
+    def unbroken(self, call: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Finish a call, also when whoever waits for it is cancelled.
+
+        The client loses connections that it was opening when it is cancelled.
+        """
+        task = asyncio.create_task(call)
+        self._doing.add(task)
+        task.add_done_callback(self._done)
+        return asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._doing.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever still waits is told
 
     # ── topics ───────────────────────────────────────────────────────────────────────────
 
@@ -203,7 +220,9 @@ class Cluster:
         return self._reader
 
     async def close(self) -> None:
-        """Hang up."""
+        """Hang up, once what was begun is done."""
+        if self._doing:
+            await asyncio.wait(self._doing, timeout=self._settings.request_timeout_s)
         async with self._opening:
             admin, self._admin = self._admin, None
             reader, self._reader = self._reader, None

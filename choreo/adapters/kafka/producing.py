@@ -96,7 +96,9 @@ class Producing:
             else:
                 good.append((records, done))
         try:
-            results = await self._send(good)
+            # An idempotent producer tries for ever by itself.
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                results = await self._send(good)
         except Exception as exc:  # noqa: BLE001 - whoever waits is told, whatever it is
             results = [exc] * len(good)
         failed = False

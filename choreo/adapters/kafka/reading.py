@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 
@@ -33,18 +34,19 @@ class Reading:
         self._cluster = cluster
         self._topics = topics
         self._since = since
+        self._consumer: AIOKafkaConsumer | None = None
         self._next: dict[TopicPartition, int] = {}
 
     async def batches(
         self, *, follow: bool, closed: Callable[[], bool]
     ) -> AsyncGenerator[list[Record], None]:
         """Give records until the end of now, or for ever."""
-        ends = await self._look()
-        if not self._next and not follow:
-            return
-        consumer = AIOKafkaConsumer(**self._settings.reader())
-        await started(consumer, self._settings)
+        opening = asyncio.ensure_future(self._cluster.unbroken(self._open(follow=follow)))
         try:
+            ends = await asyncio.shield(opening)
+            consumer = self._consumer
+            if consumer is None:
+                return
             open_ = self._assign(consumer, ends, follow=follow)
             idle = 0
             while not closed():
@@ -61,7 +63,20 @@ class Reading:
                 if follow and idle % GROWN_LOOKS == 0:
                     open_ = self._assign(consumer, await self._look(), follow=True)
         finally:
-            await stopped(consumer.stop())
+            await self._cluster.unbroken(self._shut(opening))
+
+    async def _shut(self, opening: asyncio.Future[dict[TopicPartition, int]]) -> None:
+        await asyncio.wait([opening])
+        if self._consumer is not None:
+            await stopped(self._consumer.stop())
+
+    async def _open(self, *, follow: bool) -> dict[TopicPartition, int]:
+        ends = await self._look()
+        if self._next or follow:
+            consumer = AIOKafkaConsumer(**self._settings.reader())
+            await started(consumer, self._settings)
+            self._consumer = consumer
+        return ends
 
     async def _look(self) -> dict[TopicPartition, int]:
         """Learn of partitions, where they begin and end; those we know go on where they are."""

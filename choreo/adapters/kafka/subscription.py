@@ -70,8 +70,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
     async def join(self) -> None:
         """Become a member; what is free is assigned when this returns."""
         try:
-            await self._check()
-            occupied = await self._cluster.occupied(self._group)
+            occupied = await self._cluster.unbroken(self._check())
             self._running = asyncio.create_task(self._run(), name=f"choreo-kafka-{self._group}")
             if not occupied:
                 await self._ready.wait()
@@ -81,8 +80,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
             await self.close()
             raise
 
-    async def _check(self) -> None:
-        """Refuse what can be known to be wrong before we begin."""
+    async def _check(self) -> bool:
+        """Refuse what can be known to be wrong before we begin; tell whether others are there."""
         counts = await self._cluster.known(self._topics)
         self._all = sum(counts.values())
         names = self._cluster.names
@@ -97,6 +96,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
                     partitions=counts[topic],
                     group=self._group,
                 )
+        return await self._cluster.occupied(self._group)
 
     async def _run(self) -> None:
         """Be a member, and become one again after whatever the client can not recover from."""
@@ -182,7 +182,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
             return
         places = self._has
         try:
-            await self._look_for_lost(places)
+            await self._cluster.unbroken(self._look_for_lost(places))
         except ChoreoError as exc:
             log.warning("whether records were lost is not known: %s", exc)
         if places and self._assignee is not None:
@@ -319,7 +319,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         self._room.set()
         running = self._running
         if running is not None and running is not asyncio.current_task():
-            await asyncio.wait([running], timeout=2 * FETCH_MS / 1000)
+            if self._consumer is None:  # it loses a connection that it is opening when cancelled
+                await asyncio.wait([running], timeout=self._settings.request_timeout_s)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
         if self._consumer is not None:
