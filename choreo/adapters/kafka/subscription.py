@@ -64,6 +64,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         self._closing = asyncio.Event()
         self._failure: BaseException | None = None
         self._running: asyncio.Task[None] | None = None
+        self._joined = False
+        self._leaving: asyncio.Task[None] | None = None
 
     # ── membership ───────────────────────────────────────────────────────────────────────
 
@@ -76,6 +78,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
                 await self._ready.wait()
             if self._failure is not None:
                 raise self._failure
+            self._joined = True
         except BaseException:
             await self.close()
             raise
@@ -113,7 +116,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
                     await self._fetch(consumer)
                     failed = 0
             except ChoreoError as exc:
-                if not exc.transient or not self._ready.is_set():
+                if not exc.transient or not self._joined:
                     self._fail(exc)
                     return
                 log.warning("the group %s is joined again: %s", self._group, exc)
@@ -122,6 +125,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
                 return
             finally:
                 if not self._closing.is_set():
+                    self._consumer = None
                     await self.on_partitions_revoked(self._has)
                     await stopped(consumer.stop())
             with suppress(TimeoutError):
@@ -309,20 +313,20 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
             self._committed.update(ours)
 
     async def close(self) -> None:
-        if self._closing.is_set():
-            if self._running is not None:
-                await asyncio.wait([self._running])
-            return
-        self._closing.set()
+        if self._leaving is None:
+            self._closing.set()
+            self._leaving = asyncio.create_task(self._leave(), name="choreo-kafka-leave")
+        await asyncio.shield(self._leaving)
+
+    async def _leave(self) -> None:
         self._fed = self._has = frozenset()
         self._moved.set()
         self._room.set()
-        running = self._running
-        if running is not None and running is not asyncio.current_task():
+        if self._running is not None:
             if self._consumer is None:  # it loses a connection that it is opening when cancelled
-                await asyncio.wait([running], timeout=self._settings.request_timeout_s)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+                await asyncio.wait([self._running], timeout=self._settings.request_timeout_s)
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
         if self._consumer is not None:
             await stopped(self._consumer.stop())
         if self._last is not None:
