@@ -196,7 +196,7 @@ async def test_partitions_move_although_what_runs_in_them_does_not_come_to_rest(
             async with asyncio.timeout(WAIT_S):
                 await stubborn.lost.wait()
                 await until(lambda: len(two.assigned()) == 1)
-        assert "CH3011" in caplog.text
+        assert "CH3025" in caplog.text
         (theirs,) = two.assigned()
         late = {Partition(r.topic, r.partition): r.offset + 1 for r in polled}
         await one.commit(late)

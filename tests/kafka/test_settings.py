@@ -102,4 +102,4 @@ async def test_what_leaves_the_machine_unencrypted_is_said_aloud(
 ) -> None:
     with caplog.at_level(logging.WARNING, "choreo.kafka"):
         await KafkaBroker(KafkaSettings(servers, KafkaSecurity(protocol))).close()
-    assert ("CH3012" in caplog.text) is loud
+    assert ("CH3026" in caplog.text) is loud

@@ -99,8 +99,8 @@ CODES = {
     ],
     "CH3001": PASSES,
     "CH3004": ["InvalidTopicError", "UnknownTopicOrPartitionError"],
-    "CH3006": ["MessageSizeTooLargeError", "RecordListTooLargeError", "RecordTooLargeError"],
-    "CH3008": [
+    "CH3020": ["MessageSizeTooLargeError", "RecordListTooLargeError", "RecordTooLargeError"],
+    "CH3022": [
         "AuthenticationFailedError",
         "AuthenticationMethodNotSupported",
         "DelegationTokenAuthDisabled",
@@ -114,7 +114,7 @@ CODES = {
         "SecurityDisabled",
         "UnsupportedSaslMechanismError",
     ],
-    "CH3009": [
+    "CH3023": [
         "ClusterAuthorizationFailedError",
         "DelegationTokenAuthorizationFailed",
         "GroupAuthorizationFailedError",

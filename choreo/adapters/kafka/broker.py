@@ -31,7 +31,9 @@ class KafkaBroker:
 
     @property
     def traits(self) -> BrokerTraits:
-        return BrokerTraits(durable=True, stores=False, partitioned=True, eager=True)
+        return BrokerTraits(
+            durable=True, stores=False, partitioned=True, eager=True, system="kafka"
+        )
 
     async def publish(self, records: Sequence[Record]) -> None:
         await self._producing.publish(records)

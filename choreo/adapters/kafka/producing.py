@@ -129,7 +129,7 @@ class Producing:
             if size > most:
                 raise BrokerError(
                     "a record is larger than its topic takes",
-                    code="CH3006",
+                    code="CH3020",
                     fix="put large things elsewhere and a reference into the event",
                     topic=one.topic,
                     bytes=size,

@@ -126,7 +126,7 @@ class Reading:
                 at = await consumer.position(place)
                 if at < self._next[place]:  # the topic was deleted, and made again
                     log.warning(
-                        "CH3007 %s begins anew: what was read of it is not there any more."
+                        "CH3021 %s begins anew: what was read of it is not there any more."
                         " Fix: see who deleted the topic",
                         place,
                     )

@@ -133,7 +133,7 @@ class KafkaSettings:
         off = [host for host in hosts if not _loopback(host)]
         if off:
             log.warning(
-                "CH3012 records, and passwords with %s, go over the network unencrypted, to %s."
+                "CH3026 records, and passwords with %s, go over the network unencrypted, to %s."
                 " Fix: set KAFKA_SECURITY_PROTOCOL=SASL_SSL",
                 self.security.protocol,
                 ", ".join(off),

@@ -93,7 +93,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
             if topic in counts and place.partition >= counts[topic]:
                 raise BrokerError(
                     "the topic has fewer partitions than before: it was made anew",
-                    code="CH3010",
+                    code="CH3024",
                     fix="make it with as many partitions as it had, or take a new group's name",
                     topic=topic,
                     partitions=counts[topic],
@@ -154,7 +154,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         closing.cancel()
         if not self._last.done() and not self._closing.is_set():
             log.warning(
-                "CH3011 what ran in partitions of %s has not come to rest within %g s; they go"
+                "CH3025 what ran in partitions of %s has not come to rest within %g s; they go"
                 " on elsewhere. Fix: give handlers a timeout_s below that",
                 self._group,
                 self._settings.rest_s,
@@ -211,7 +211,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
             if begin <= stood[place] <= ends[place]:
                 continue
             log.warning(
-                "CH3007 the group %s stands at %d in %s, which has %d to %d: what lies between"
+                "CH3021 the group %s stands at %d in %s, which has %d to %d: what lies between"
                 " is gone, and it goes on with the first there is. Fix: let the topic keep its"
                 " records for longer than a service may be behind",
                 self._group,

@@ -85,21 +85,21 @@ def translated(exc: BaseException, doing: str) -> ChoreoError:
     if isinstance(exc, DENIED):
         return BrokerError(
             f"the broker does not allow it: {doing}",
-            code="CH3009",
+            code="CH3023",
             fix="give this user the ACLs that `choreo topics plan` lists",
             why=_why(exc),
         )
     if isinstance(exc, UNKNOWN):
         return BrokerError(
             "the broker does not take who we say we are",
-            code="CH3008",
+            code="CH3022",
             fix="look at KAFKA_SASL_USERNAME, the password, and KAFKA_SASL_MECHANISM",
             why=_why(exc),
         )
     if isinstance(exc, TOO_LARGE):
         return BrokerError(
             "a record is larger than its topic takes",
-            code="CH3006",
+            code="CH3020",
             fix="put large things elsewhere and a reference into the event, or raise"
             " max.message.bytes of the topic",
             why=_why(exc),
