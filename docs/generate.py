@@ -23,6 +23,7 @@ from choreo.cli import app as command_line
 from choreo.cli import settings
 from choreo.cli.dead import dead as dead_letters
 from choreo.cli.schemas import schemas as schema_verbs
+from choreo.cli.topics import topics as kafka_topics
 from choreo.environment import PREFIX, REGISTRY, VARIABLES
 from choreo.worker import Limits
 from docs.invariants import invariants_page
@@ -383,11 +384,19 @@ def command_line_page() -> str:
     intro = [
         (root.help or ""), "",
         "Exit codes: 0; 1 for what failed or was found wrong; 2 for a call that is wrong itself.",
-        "`python -m choreo` is the same program. `choreo dead` and `choreo schemas` have pages of",
-        "their own: [dead](command-line-dead.md), [schemas](command-line-schemas.md).", "",
+        "`python -m choreo` is the same program. `choreo dead`, `choreo schemas` and `choreo topics`",
+        "have pages of their own: [dead](command-line-dead.md), [schemas](command-line-schemas.md),",
+        "[topics](command-line-topics.md).", "",
     ]  # fmt: skip
-    parts = verbs(root, "choreo", without=("dead", "schemas"))
+    parts = verbs(root, "choreo", without=("dead", "schemas", "topics"))
     return page("The command line", intro, *(list(part) for part in parts))
+
+
+def topics_page() -> str:
+    """Describe the verbs of `choreo topics`."""
+    topics = typer.main.get_command(kafka_topics)
+    intro = [topics.help or "", ""]
+    return page("choreo topics", intro, *(list(part) for part in verbs(topics, "choreo topics")))
 
 
 def dead_page() -> str:
@@ -454,6 +463,7 @@ OTHERS: Mapping[str, Callable[[], str]] = {
     "command-line": command_line_page,
     "command-line-dead": dead_page,
     "command-line-schemas": schemas_page,
+    "command-line-topics": topics_page,
 }
 
 

@@ -45,7 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[KafkaServer]:
     """One Kafka for all tests of a run: each names its own topics and groups."""
-    server = KafkaServer(users={"alice": "wonder"})
+    topics = {"auto.create.topics.enable": "true"}  # so that a test sees who would create one
+    server = KafkaServer(users={"alice": "wonder"}, settings=topics)
     server.start()
     yield server
     server.stop()

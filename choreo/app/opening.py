@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
 from choreo.adapters.sqlite.survey import Survey
@@ -15,6 +16,9 @@ from choreo.environment import codec_settings
 from choreo.errors import ConfigurationError
 from choreo.ports import Broker, Clock, SchemaRegistry, ViewStore
 
+if TYPE_CHECKING:
+    from choreo.adapters.kafka import KafkaTopics
+
 __all__ = [
     "Survey",
     "database_path",
@@ -22,6 +26,7 @@ __all__ = [
     "open_broker",
     "open_codec",
     "open_registry",
+    "open_topics",
     "open_views",
     "store_migrations",
     "survey",
@@ -55,6 +60,13 @@ def open_codec(clock: Clock) -> Codec:
     chosen = codec_settings()
     registry = None if chosen.registry is None else open_registry(chosen.registry)
     return chosen.codec(registry, elapsed=clock.elapsed)
+
+
+def open_topics(servers: str | None = None) -> KafkaTopics:
+    """Open the topics of the cluster that the environment names, or that is told."""
+    from choreo.adapters.kafka import KafkaSettings, KafkaTopics
+
+    return KafkaTopics(KafkaSettings.from_environment(os.environ, servers))
 
 
 def open_registry(url: str) -> SchemaRegistry:

@@ -24,6 +24,7 @@ from choreo.cli.reading import SHOWN, list_flows, show_flow, since
 from choreo.cli.running import clock, develop, run_services, run_tracker
 from choreo.cli.schemas import schemas
 from choreo.cli.settings import Settings
+from choreo.cli.topics import topics
 from choreo.environment import adopt_dotenv
 from choreo.errors import ChoreoError
 from choreo.ports import FlowFilter
@@ -64,6 +65,7 @@ config = typer.Typer(help="Settings.", no_args_is_help=True)
 app.add_typer(config, name="config")
 app.add_typer(dead, name="dead")
 app.add_typer(schemas, name="schemas")
+app.add_typer(topics, name="topics")
 
 
 @app.callback()

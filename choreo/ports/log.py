@@ -20,10 +20,16 @@ Partitions that a mapping does not name are read from their beginning.
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic to be. `partitions` bounds how many processes can share a group's work."""
+    """A topic to be. `partitions` bounds how many processes can share a group's work.
+
+    `retention_s` says for how long records are kept where a broker forgets them by itself (None:
+    as it is set up); `compact`, that it keeps the last record of each key.
+    """
 
     name: str
     partitions: int = 4
+    retention_s: float | None = None
+    compact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,17 +13,23 @@ from choreo.topology.declared import (
 from choreo.topology.findings import Finding
 from choreo.topology.graph import Topology
 from choreo.topology.manifest import classes_of, events_of, manifest, manifest_json
+from choreo.topology.topics import Acl, TopicStep, acls_of, steps_of, topics_of
 
 __all__ = [
+    "Acl",
     "Finding",
     "FlowDeclared",
     "HandlerDeclared",
     "ManifestDeclared",
+    "TopicStep",
     "Topology",
+    "acls_of",
     "check",
     "classes_of",
     "declared_in",
     "events_of",
     "manifest",
     "manifest_json",
+    "steps_of",
+    "topics_of",
 ]

@@ -5,6 +5,7 @@ from choreo.errors import ConfigurationError
 try:
     from choreo.adapters.kafka.broker import KafkaBroker
     from choreo.adapters.kafka.settings import KafkaSecurity, KafkaSettings
+    from choreo.adapters.kafka.topics import KafkaTopics
 except ModuleNotFoundError as exc:
     if exc.name != "aiokafka":
         raise
@@ -12,4 +13,4 @@ except ModuleNotFoundError as exc:
         "Kafka needs its client", code="CH1021", fix="pip install 'choreo[kafka]'"
     ) from exc
 
-__all__ = ["KafkaBroker", "KafkaSecurity", "KafkaSettings"]
+__all__ = ["KafkaBroker", "KafkaSecurity", "KafkaSettings", "KafkaTopics"]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.conn import create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -120,8 +120,20 @@ class Cluster:
         configs = {"max.message.bytes": str(self._settings.record_bytes_max)}
         if replicas == REPLICAS_MAX:
             configs["min.insync.replicas"] = str(IN_SYNC_MIN)
+        if topic.retention_s is not None:
+            configs["retention.ms"] = str(round(topic.retention_s * 1000))
+        if topic.compact:
+            configs["cleanup.policy"] = "compact"
         name = self.names.there(topic.name)
         return NewTopic(name, topic.partitions, replicas, topic_configs=configs)
+
+    async def grow(self, topics: Sequence[Topic]) -> None:
+        """Add partitions to topics that have fewer."""
+        with translating("add partitions"):
+            desk = await self._desk()
+            await desk.create_partitions(
+                {self.names.there(one.name): NewPartitions(one.partitions) for one in topics}
+            )
 
     async def _seen(self, topics: Collection[str]) -> None:
         """Wait until every partition has a leader that takes records."""

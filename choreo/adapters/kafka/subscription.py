@@ -49,7 +49,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         self._group = group
         self._topics = list(topics)
         self._assignee = assignee
-        self._all = 0
+        self._counts: dict[str, int] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._assignment = 0  # its number
         self._has: frozenset[TopicPartition] = frozenset()  # may commit
@@ -85,21 +85,24 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
 
     async def _check(self) -> bool:
         """Refuse what can be known to be wrong before we begin; tell whether others are there."""
-        counts = await self._cluster.known(self._topics)
-        self._all = sum(counts.values())
-        names = self._cluster.names
-        for place in await self._cluster.committed(self._group):
-            topic = names.here(place.topic)
-            if topic in counts and place.partition >= counts[topic]:
+        self._counts = await self._cluster.known(self._topics)
+        return await self._cluster.occupied(self._group)
+
+    async def _count(self) -> None:
+        """Learn how many partitions there are now; raises when there were more."""
+        there = await self._cluster.partitions()
+        for topic, before in self._counts.items():
+            count = there.get(topic, before)  # one that was just deleted may come again
+            if count < before:
                 raise BrokerError(
                     "the topic has fewer partitions than before: it was made anew",
                     code="CH3024",
-                    fix="make it with as many partitions as it had, or take a new group's name",
+                    fix="make it with as many partitions as it had, and start again",
                     topic=topic,
-                    partitions=counts[topic],
+                    partitions=count,
                     group=self._group,
                 )
-        return await self._cluster.occupied(self._group)
+            self._counts[topic] = count
 
     async def _run(self) -> None:
         """Be a member, and become one again after whatever the client can not recover from."""
@@ -186,8 +189,11 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
             return
         places = self._has
         try:
-            await self._cluster.unbroken(self._look_for_lost(places))
+            await self._cluster.unbroken(self._look(places))
         except ChoreoError as exc:
+            if not exc.transient:
+                self._fail(exc)
+                return
             log.warning("whether records were lost is not known: %s", exc)
         if places and self._assignee is not None:
             await self._told(self._assignee.assigned(self._partitions(places)))
@@ -203,8 +209,9 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         except Exception as exc:  # noqa: BLE001 - whoever polls raises it
             self._fail(exc)
 
-    async def _look_for_lost(self, places: Collection[TopicPartition]) -> None:
+    async def _look(self, places: Collection[TopicPartition]) -> None:
         """Say aloud when records were deleted before the group had read them."""
+        await self._count()
         stood = await self._cluster.committed(self._group)
         begins, ends = await self._cluster.bounds([one for one in places if one in stood])
         for place, begin in begins.items():
@@ -229,7 +236,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
 
     @property
     def shared(self) -> bool:
-        return len(self._fed) < self._all
+        return len(self._fed) < sum(self._counts.values())
 
     # ── records ──────────────────────────────────────────────────────────────────────────
 
