@@ -384,8 +384,8 @@ def command_line_page() -> str:
     intro = [
         (root.help or ""), "",
         "Exit codes: 0; 1 for what failed or was found wrong; 2 for a call that is wrong itself.",
-        "`python -m choreo` is the same program. `choreo dead`, `choreo schemas` and `choreo topics`",
-        "have pages of their own: [dead](command-line-dead.md), [schemas](command-line-schemas.md),",
+        "`python -m choreo` is the same program. Some have pages of their own:",
+        "[dead](command-line-dead.md), [schemas](command-line-schemas.md),",
         "[topics](command-line-topics.md).", "",
     ]  # fmt: skip
     parts = verbs(root, "choreo", without=("dead", "schemas", "topics"))
