@@ -27,6 +27,7 @@ from choreo.cli.topics import topics as kafka_topics
 from choreo.environment import PREFIX, REGISTRY, VARIABLES
 from choreo.worker import Limits
 from docs.invariants import invariants_page
+from docs.mutants import mutants_page
 
 __all__ = ["generated", "write"]
 
@@ -453,6 +454,7 @@ TITLES = {
 }
 OTHERS: Mapping[str, Callable[[], str]] = {
     "invariants": lambda: invariants_page(NOTICE),
+    "mutants": lambda: mutants_page(NOTICE),
     "errors": errors_page,
     "port-broker": lambda: ports_page("Ports: the log and the clock", *LOG_PORTS),
     "port-store": lambda: ports_page("Ports: the stores", *STORE_PORTS),

@@ -1,5 +1,6 @@
 """`make mutants`: break each promise in a copy of the tree, and show the test that notices."""
 
+import json
 import os
 import re
 import shutil
@@ -22,11 +23,21 @@ COPIED = ("choreo", "services", "tests", "pyproject.toml")
 AT_ONCE = 2
 TEST_S = 20
 PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--timeout={TEST_S}")
+CAUGHT = Path(__file__).with_name("caught.json")
+PROGRAMS = "tests/services/test_order_stateful.py"
+FIRST = re.compile(r"first failed in program (\d+)")
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
-def main(only: str = typer.Option("", help="a part of a mutant's name")) -> None:
-    """Show, for each mutant, the first test that fails; exit with 1 if none does."""
+def main(
+    only: str = typer.Option("", help="a part of a mutant's name"),
+    write: bool = typer.Option(default=False, help="keep what was found, for docs/reference"),  # noqa: FBT001 - a flag
+) -> None:
+    """Show, for each mutant, the first test that fails; exit with 1 if none does.
+
+    To keep what was found takes longer: seeded programs are run with each mutant as well, and
+    the first one that fails is noted.
+    """
     chosen = [mutant for mutant in MUTANTS if only in mutant.name]
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as threads:
@@ -40,11 +51,21 @@ def main(only: str = typer.Option("", help="a part of a mutant's name")) -> None
             typer.echo(f"✘ fails without any mutant: {text}")
             raise typer.Exit(1)
         bad = 0
+        found: dict[str, dict[str, object]] = {}
         for mutant, (text, caught) in zip(
             chosen, threads.map(lambda one: judged(one, copies), chosen), strict=True
         ):
             bad += not caught
+            if caught:
+                found[mutant.name] = {"test": text.split("  ")[0]}
             typer.echo(f"{'✔' if caught else '✘'} {mutant.name}\n    {text}")
+        if write:
+            for mutant, program in zip(
+                chosen, threads.map(lambda one: first_program(one, copies), chosen), strict=True
+            ):
+                found.setdefault(mutant.name, {})["program"] = program
+                typer.echo(f"  {mutant.name}: {program or 'not found'} in programs")
+                keep(found)
     for name, why in ABSENT.items():
         typer.echo(f"- {name}\n    {why}")
     took = time.perf_counter() - begun
@@ -67,22 +88,11 @@ def copied(folder: Path) -> Path:
 
 def judged(mutant: Mutant, copies: "SimpleQueue[Path]") -> tuple[str, bool]:
     """Apply a mutant to a copy and run its tests; say which one failed first."""
-    copy = copies.get()
     begun = time.perf_counter()
     try:
-        with patched(mutant, copy):
-            done = subprocess.run(
-                (sys.executable, *PYTEST, *mutant.tests),
-                cwd=copy,
-                env=os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+        done = tested(mutant, copies, *mutant.tests)
     except ValueError as exc:
         return str(exc), False
-    finally:
-        copies.put(copy)
     took = time.perf_counter() - begun
     first = FAILED.search(done.stdout)
     if done.returncode == 1 and first is not None and first[0].startswith("FAILED"):
@@ -90,6 +100,41 @@ def judged(mutant: Mutant, copies: "SimpleQueue[Path]") -> tuple[str, bool]:
     if done.returncode == 0:
         return f"survives {', '.join(mutant.tests)}", False
     return f"the tests could not run: {(done.stdout + done.stderr)[-2000:]}", False
+
+
+def tested(
+    mutant: Mutant, copies: "SimpleQueue[Path]", *tests: str, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run tests in a copy with the mutant applied. Raises ValueError where it does not apply."""
+    copy = copies.get()
+    ours = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        with patched(mutant, copy):
+            return subprocess.run(
+                (sys.executable, *PYTEST, *tests),
+                cwd=copy,
+                env=os.environ | ours | environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+    finally:
+        copies.put(copy)
+
+
+def first_program(mutant: Mutant, copies: "SimpleQueue[Path]") -> int | None:
+    """Run the seeded programs of the order flow; give the number of the first that fails."""
+    done = tested(mutant, copies, PROGRAMS, CHOREO_TEST_AS_FOUND="1")
+    first = FIRST.search(done.stdout)
+    return int(first[1]) if first else None
+
+
+def keep(found: dict[str, dict[str, object]]) -> None:
+    """Write down what was found, beside what was found before."""
+    known = json.loads(CAUGHT.read_text()) if CAUGHT.exists() else {}
+    names = [mutant.name for mutant in MUTANTS]
+    kept = {name: known.get(name, {}) | found.get(name, {}) for name in names}
+    CAUGHT.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 @contextmanager

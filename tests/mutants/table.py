@@ -13,6 +13,7 @@ APPLY = "choreo/adapters/sqlite/apply.py"
 CHANGES = "choreo/adapters/sqlite/changes.py"
 SEEN = "choreo/adapters/sqlite/seen.py"
 LOG = "choreo/adapters/sqlite/log.py"
+DATABASE = "choreo/adapters/sqlite/database.py"
 DECIDE = "choreo/step/decide.py"
 PUBLISH = "choreo/step/publish.py"
 CONTEXT = "choreo/context.py"
@@ -29,6 +30,7 @@ KEEPING = "tests/semantics/test_keeping.py::"
 LIFE = "tests/semantics/test_life.py::"
 ONCE = "tests/semantics/test_once.py::"
 TRACKERS = "tests/unit/test_tracker_shared.py::"
+POWER = "tests/services/test_power_loss.py::"
 UNKNOWN_COMMIT = "tests/semantics/test_unknown_commit.py::"
 VISITS = "tests/semantics/test_visits.py::"
 
@@ -374,6 +376,27 @@ MUTANTS = (
         "an answer that does not fit leaves the outcome unknown",
         (Patch("choreo/step/failing.py", "    if call not in d.answers:", "    if True:"),),
         (f"{AT_MOST}test_an_answer_that_returns_does_not_name_may_be_given_again",),
+    ),
+    Mutant(
+        "told before it is written",
+        "what is acknowledged is committed",
+        (
+            Patch(
+                DATABASE,
+                '                retried(lambda: connection.execute("COMMIT"))\n        except',
+                "                self._hand_over(lambda g=group, o=outcomes: self._finish(g, o))\n"
+                "                time.sleep(0.02)\n"
+                "                group, outcomes = [], []\n"
+                '                retried(lambda: connection.execute("COMMIT"))\n        except',
+            ),
+        ),
+        (f"{POWER}test_whatever_is_left_of_the_log_is_a_prefix_of_what_was_acknowledged",),
+    ),
+    Mutant(
+        "commit not synced",
+        "power loss: nothing lost with synchronous=FULL",
+        (Patch(DATABASE, '"PRAGMA synchronous=FULL"', '"PRAGMA synchronous=NORMAL"'),),
+        (f"{POWER}test_what_is_acknowledged_is_in_the_log_by_then_and_is_synced",),
     ),
     Mutant(
         "claims of a piece kept",

@@ -1,6 +1,7 @@
 """Every mutant still breaks something, and names tests that are there; `make mutants` runs them."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,19 @@ def test_a_mutant_can_be_made(mutant: Mutant) -> None:
     for test in mutant.tests:
         assert (ROOT / test.split("::", maxsplit=1)[0]).exists()
         assert set(test.split("::")[1:]) <= names(test)
+
+
+def test_what_was_found_is_of_mutants_that_are_there() -> None:
+    """`python -m tests.mutants --only NAME --write` finds it for a new one."""
+    caught = json.loads((ROOT / "tests/mutants/caught.json").read_text())
+    tests = {mutant.name: {file_of(test) for test in mutant.tests} for mutant in MUTANTS}
+    assert caught.keys() <= tests.keys()
+    for name, found in caught.items():
+        assert not found or file_of(f"tests/{found['test']}") in tests[name], name
+
+
+def file_of(test: str) -> str:
+    return test.partition("::")[0]
 
 
 def test_names_tell_mutants_apart() -> None:
