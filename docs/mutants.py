@@ -21,14 +21,14 @@ def mutants_page(notice: str) -> str:
 def _lines(notice: str) -> Iterator[str]:
     caught = json.loads(CAUGHT.read_text(encoding="utf-8"))
     yield from ("# The tests are tested", "", notice, "")
-    yield "Each promise is broken on purpose, in a copy of the tree; a suite that does not notice is"
-    yield "no evidence. `make mutants` does it again and fails where nobody notices;"
+    yield "Each promise is broken on purpose, in a copy of the tree: a suite that does not notice"
+    yield "is no evidence. `make mutants` does it again and fails where nobody notices;"
     yield "`python -m tests.mutants --write` keeps what it found for this page."
     yield ""
     yield "*Program* is the first of the order flow's seeded programs"
-    yield "(`tests/services/test_order_stateful.py`, always the same ten) that noticed as well: what"
-    yield "whole-system runs find without knowing what to look for. Where there is none, only the"
-    yield "test that knows does."
+    yield "(`tests/services/test_order_stateful.py`, always the same ten) that noticed as well:"
+    yield "what whole-system runs find without knowing what to look for. Where there is none,"
+    yield "only the test that knows does."
     yield from ("", "| mutant | breaks | noticed by | program |", "|---|---|---|---|")
     for mutant in MUTANTS:
         found = caught.get(mutant.name, {})
