@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from choreo.app import App, database_path
+from choreo.app import App, Deployment
 from choreo.environment import adopt_dotenv
 from choreo.errors import ChoreoError
 from choreo.service import Service
@@ -49,7 +49,7 @@ def run(*services: Service) -> None:
     async def main() -> None:
         async with alone(App(*services)) as app:
             names = ", ".join(service.name for service in services)
-            sys.stderr.write(f"running {names} on {database_path()}; Ctrl-C ends it\n")
+            sys.stderr.write(f"running {names} on {Deployment.of()}; Ctrl-C ends it\n")
             await app.serve()
 
     try:

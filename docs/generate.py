@@ -308,14 +308,13 @@ ENVIRONMENT_ONLY = tuple(
 def settings_page() -> str:
     """List the settings of the command line, and the limits of a worker."""
     intro = (inspect.getdoc(settings) or "").splitlines()
-    fields = {"broker": "folder"}
     rows = ["| environment, `.env` | `[tool.choreo]` | |", "|---|---|---|"]
-    entries = set(settings.TABLE)
+    entries = set(settings.TABLE) - {"folder"}  # of the broker: told below
     for variable in VARIABLES:
         if variable in ENVIRONMENT_ONLY:
             continue
         short = variable.removeprefix(PREFIX).lower()
-        entry = fields.get(short, short)
+        entry = short
         entries.discard(entry)
         what = " ".join((getattr(settings.Settings, entry).__doc__ or "").split())
         rows.append(f"| `{variable}` | `{entry}` | {what} |")
@@ -329,8 +328,12 @@ def settings_page() -> str:
     ]  # fmt: skip
     broker = [
         "",
-        "`CHOREO_BROKER` is a URL, `sqlite:///path/choreo.db`; `folder` names the folder of the",
-        "file `choreo.db`. Without either, that is `.choreo`.",
+        "`folder` (`--folder`) names the folder of the file `choreo.db`; without it and",
+        "`CHOREO_BROKER`, that is `.choreo`. With `CHOREO_BROKER=kafka://` without hosts they",
+        "are those of `KAFKA_BOOTSTRAP_SERVERS`; beside Kafka, and for",
+        "`CHOREO_STORE=postgresql://`, `DATABASE_URL` says where the database is. Neither does",
+        "anything where nobody has chosen a server. Security of Kafka: `KAFKA_SECURITY_PROTOCOL`",
+        "and so on, by Kafka's own names in capitals.",
         "",
     ]
     avro = [

@@ -1,9 +1,11 @@
-"""The composition root: services, a deployment, and the life of both."""
+"""The composition root: settings become adapters, services run on them."""
 
-from choreo.app.app import App, migrate, transaction
+from choreo.app.app import App
+from choreo.app.deployment import FILE, Deployment
 from choreo.app.opening import (
     Survey,
     database_path,
+    deployed,
     embedded,
     open_broker,
     open_codec,
@@ -14,11 +16,15 @@ from choreo.app.opening import (
     survey,
     system_clock,
 )
+from choreo.app.preparing import migrate, transaction
 
 __all__ = [
+    "FILE",
     "App",
+    "Deployment",
     "Survey",
     "database_path",
+    "deployed",
     "embedded",
     "migrate",
     "open_broker",

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import json
 import logging
 import os
 import random
 import signal
-import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from choreo.adapters.sqlite.names import refuse_orphans
-from choreo.adapters.sqlite.tx import first_word
 from choreo.adapters.system import SystemClock
-from choreo.app.opening import embedded, open_codec
+from choreo.app.opening import deployed, open_codec
+from choreo.app.preparing import migrate, refuse_orphans
 from choreo.codec import JSON_TYPE
 from choreo.context import State
 from choreo.errors import ChoreoError, ConfigurationError
@@ -43,14 +40,14 @@ from choreo.events import (
     root_id,
 )
 from choreo.outcomes import Outcomes
-from choreo.ports import Broker, Clock, Store, Topic, Tx, Want
+from choreo.ports import Broker, Clock, Store, Topic, Want
 from choreo.service import ParamKind, Service
 from choreo.step import Compiled, compiled
 from choreo.telemetry import Telemetry
 from choreo.topology import classes_of, manifest
 from choreo.worker import Limits, Worker
 
-__all__ = ["App", "migrate", "transaction"]
+__all__ = ["App"]
 
 S = TypeVar("S", bound=State)
 log = logging.getLogger("choreo.app")
@@ -62,8 +59,8 @@ CALM_LOOKS = 12  # turns of the loop with nothing on its way, before time may go
 class App:
     """Services running in one process, on the embedded deployment unless told otherwise.
 
-    `folder` holds the log and the store (`choreo.db`); without it `CHOREO_BROKER`
-    (`sqlite:///path`) says where, else `./.choreo/`. `folder=":memory:"` keeps nothing.
+    `folder` holds the log and the store (`choreo.db`); without it `CHOREO_BROKER` and
+    `CHOREO_STORE` say where they are, else `./.choreo/`. `folder=":memory:"` keeps nothing.
     `resources` are what handlers ask for by type. Without services an App only publishes.
     """
 
@@ -91,7 +88,7 @@ class App:
         self.clock = clock or SystemClock()
         self._given = dict(resources or {})
         if broker is None or store is None:
-            broker, store = embedded(folder, clock=self.clock)
+            broker, store = deployed(folder, clock=self.clock)
         self.broker = broker
         self.store = store
         self.codec = open_codec(self.clock)
@@ -364,71 +361,3 @@ class App:
             calm = 0 if busy else calm + 1
             await asyncio.sleep(0.0005 if busy else 0)
         return waited
-
-
-@asynccontextmanager
-async def transaction(service: Service, folder: str | Path | None = None) -> AsyncIterator[Tx]:
-    """Open one transaction on a service's own data, outside of any step, migrated first."""
-    broker, store = embedded(folder, clock=SystemClock())
-    try:
-        await migrate(store, service)
-        async with store.transaction() as tx:
-            yield tx
-    finally:
-        await store.close()
-        await broker.close()
-
-
-async def migrate(store: Store, service: Service) -> None:
-    """Run the service's migrations that have not run yet, in order, each once."""
-    if service.migrations is None:
-        return
-    files = await asyncio.to_thread(_migrations, service)
-    async with store.transaction() as tx:
-        for name, sql in files:
-            digest = hashlib.sha1(sql.encode(), usedforsecurity=False).hexdigest()
-            known = await tx.fetchval(
-                "SELECT sha1 FROM migration WHERE service = $1 AND file = $2", service.name, name
-            )
-            if known == digest:
-                continue
-            if known is not None:
-                raise ConfigurationError(
-                    "a migration that has run was changed",
-                    code="CH1012",
-                    fix="restore it, and put the change into a new file",
-                    service=service.name,
-                    file=name,
-                )
-            for statement in _statements(sql):
-                await tx.execute(statement)
-            await tx.execute(
-                "INSERT INTO migration VALUES ($1, $2, $3)", service.name, name, digest
-            )
-
-
-def _migrations(service: Service) -> list[tuple[str, str]]:
-    folder = service.migrations
-    assert folder is not None
-    if not folder.is_dir():
-        raise ConfigurationError(
-            "the folder of migrations does not exist",
-            code="CH1012",
-            fix="create it, or leave migrations= out",
-            service=service.name,
-            folder=folder,
-        )
-    return [(path.name, path.read_text()) for path in sorted(folder.glob("*.sql"))]
-
-
-def _statements(sql: str) -> list[str]:
-    """Split at the semicolons that end a statement."""
-    found = []
-    begun = ""
-    for piece in sql.split(";"):
-        begun += piece + ";"
-        if sqlite3.complete_statement(begun):
-            found.append(begun.strip())
-            begun = ""
-    # What follows the last semicolon is a comment, or a statement that lacks its own.
-    return [one for one in (*found, begun) if first_word(one)]

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
 from choreo.adapters.sqlite.survey import Survey
 from choreo.adapters.sqlite.survey import survey as survey_of
-from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.adapters.system import SystemClock
+from choreo.app.deployment import FILE, FOLDER, VIEWS, Deployment
 from choreo.codec import Codec
 from choreo.environment import codec_settings
-from choreo.errors import ConfigurationError
-from choreo.ports import Broker, Clock, SchemaRegistry, ViewStore
+from choreo.ports import Broker, Clock, SchemaRegistry, Store, ViewStore
 
 if TYPE_CHECKING:
     from choreo.adapters.kafka import KafkaTopics
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Survey",
     "database_path",
+    "deployed",
     "embedded",
     "open_broker",
     "open_codec",
@@ -33,10 +33,10 @@ __all__ = [
     "system_clock",
 ]
 
-FOLDER = ".choreo"
-FILE = "choreo.db"
-VIEWS = "views.db"
-MEMORY = ":memory:"
+
+def deployed(folder: str | Path | None = None, *, clock: Clock) -> tuple[Broker, Store]:
+    """Make log and store, wherever the settings say that they are."""
+    return Deployment.of(folder).parts(clock)
 
 
 def embedded(folder: str | Path | None = None, *, clock: Clock) -> tuple[SqliteBroker, SqliteStore]:
@@ -47,7 +47,7 @@ def embedded(folder: str | Path | None = None, *, clock: Clock) -> tuple[SqliteB
 
 def open_broker(folder: str | Path | None = None) -> Broker:
     """Open the log alone, for those who only read it or publish."""
-    return SqliteBroker(Log(Database(database_path(folder))))
+    return Deployment.of(folder).broker()
 
 
 def system_clock() -> Clock:
@@ -77,9 +77,8 @@ def open_registry(url: str) -> SchemaRegistry:
 
 
 def open_views(folder: str | Path | None = None) -> ViewStore:
-    """Open the tracker's views: `views.db`, beside the log."""
-    path = database_path(folder)
-    return SqliteViewStore(path if path == MEMORY else str(Path(path).with_name(VIEWS)))
+    """Open the tracker's views: `views.db`, beside the log, or tables in the store's database."""
+    return Deployment.of(folder).views()
 
 
 def store_migrations() -> str:
@@ -99,18 +98,6 @@ def survey(folder: str | Path | None = None, *, now: float, whole: bool = True) 
 
 
 def database_path(folder: str | Path | None = None) -> str:
-    """Say where the embedded deployment's file is: the folder, the environment, the default."""
-    if folder is not None:
-        return str(folder) if str(folder) == MEMORY else str(Path(folder) / FILE)
-    url = os.environ.get("CHOREO_BROKER")
-    if not url:
-        return str(Path(FOLDER) / FILE)
-    path = url.removeprefix("sqlite:///")
-    if path == url or not path:
-        scheme = url.partition("://")[0] if "://" in url else url  # the rest may hold a password
-        raise ConfigurationError(
-            f"CHOREO_BROKER: {scheme!r} is no deployment that this version has",
-            code="CH1014",
-            fix="use sqlite:///path/choreo.db",
-        )
-    return path
+    """Say where the log's file is; where the log is elsewhere, what lies beside it: `.choreo/`."""
+    deployment = Deployment.of(folder)
+    return deployment.log or deployment.own or str(Path(FOLDER) / FILE)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import typer
 
-from choreo.app import embedded, open_codec
+from choreo.app import deployed, open_codec
 from choreo.audit import Evidence, Report, Violation, gather, judge
+from choreo.audit.gathering import Log
 from choreo.cli.loading import functions
 from choreo.cli.output import cleaned, counted, execute, fail, show_json
 from choreo.cli.running import clock
 from choreo.cli.settings import Settings
 from choreo.events import FLOW
-from choreo.ports import Row, Store
+from choreo.ports import AuditedStore, Row, Store
 
 __all__ = ["run_audit"]
 
@@ -23,7 +25,7 @@ __all__ = ["run_audit"]
 def run_audit(settings: Settings, *, at_rest: bool, as_json: bool) -> None:
     """Check everything that log and store can show; exit with 1 on a violation."""
     if not settings.log_exists():
-        fail("CH1016", f"there is no log at {settings.database} yet. Fix: run services first")
+        fail("CH1016", f"there is no log at {settings.deployment} yet. Fix: run services first")
     own = functions(settings.invariants)
     found, checked = execute(_judged(settings, own, at_rest=at_rest))
     sentences = [_sentence(violation) for violation in found.violations]
@@ -45,12 +47,13 @@ def run_audit(settings: Settings, *, at_rest: bool, as_json: bool) -> None:
 async def _judged(
     settings: Settings, own: Sequence[Callable[[Evidence], Iterable[str]]], *, at_rest: bool
 ) -> tuple[Report, dict[str, int]]:
-    broker, store = embedded(settings.folder, clock=clock())
+    broker, store = deployed(settings.folder, clock=clock())
     codec = open_codec(clock())
     try:
         asking = _Asking(store, asyncio.get_running_loop())
         folder = settings.database.parent
-        evidence = await gather(broker, [store], rows=asking.rows, folder=folder)
+        log, kept = cast("Log", broker), cast("AuditedStore", store)
+        evidence = await gather(log, [kept], rows=asking.rows, folder=folder)
         await codec.learn(evidence.history)
         evidence = replace(evidence, read=codec.plain)
         found = await asyncio.to_thread(judge, evidence, invariants=own, at_rest=at_rest)

@@ -102,7 +102,7 @@ def _read(text: str) -> Any:
 def list_letters(settings: Settings, wanted: Wanted, *, decided: bool, as_json_: bool) -> None:
     """List dead letters, newest first: those that wait for a decision, or all."""
     if not settings.log_exists():
-        say(f"no dead letters: there is no log at {settings.database} yet")
+        say(f"no dead letters: there is no log at {settings.deployment} yet")
         if as_json_:
             show_json([])
         return
@@ -256,7 +256,7 @@ async def _letters(settings: Settings) -> list[Letter]:
 
 def _existing(settings: Settings) -> Settings:
     if not settings.log_exists():
-        fail("CH1016", f"there is no log at {settings.database} yet. Fix: run services first")
+        fail("CH1016", f"there is no log at {settings.deployment} yet. Fix: run services first")
     return settings
 
 

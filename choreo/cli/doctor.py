@@ -102,6 +102,9 @@ def _store(settings: Settings, *, quick: bool) -> Iterator[Look]:
         path = settings.database
     except ChoreoError:
         return  # told among the settings
+    if settings.deployment.log is None:
+        yield Look(OK, f"log {settings.deployment}: it is on servers, doctor looks at files")
+        return
     if not settings.log_exists():
         fix = "run services here, or name the folder with --folder"
         yield Look(WARN, f"there is no store at {path} yet", "CH6002", fix)

@@ -24,7 +24,7 @@ def topology_of(settings: Settings, *, deployed: bool) -> Topology:
         found = services(settings.modules)
         return Topology({service.name: manifest(service) for service in found})
     if not settings.log_exists():
-        fail("CH1016", f"there is no log at {settings.database} yet. Fix: run services first")
+        fail("CH1016", f"there is no log at {settings.deployment} yet. Fix: run services first")
     return Topology(execute(_deployed(settings)))
 
 

@@ -84,7 +84,7 @@ def list_flows(settings: Settings, which: FlowFilter, *, as_json: bool) -> None:
         found = execute(_flows(settings, which))
     else:
         found = []
-        say(f"no flows: there is no log at {settings.database} yet")
+        say(f"no flows: there is no log at {settings.deployment} yet")
         if not as_json:
             return
     now = clock().now()
@@ -171,7 +171,7 @@ def since(text: str, now: float) -> float:
 def show_flow(settings: Settings, which: str, *, watch: bool, as_json: bool) -> None:
     """Show one flow, found by its id, the beginning of that, or its business key."""
     if not settings.log_exists():
-        fail("CH1016", f"there is no log at {settings.database} yet. Fix: run services first")
+        fail("CH1016", f"there is no log at {settings.deployment} yet. Fix: run services first")
     try:
         execute(_show(settings, which, watch=watch, as_json=as_json))
     except KeyboardInterrupt:

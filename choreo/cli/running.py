@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 
@@ -47,8 +47,14 @@ def clock() -> Clock:
 
 def run_services(settings: Settings, *, tracked: bool) -> None:
     """Run services until SIGTERM or SIGINT; with the tracker beside them if asked."""
-    with only_tracker(settings.database) if tracked else nullcontext():
+    with _tracking(settings) if tracked else nullcontext():
         execute(_run(settings, tracked=tracked))
+
+
+def _tracking(settings: Settings) -> AbstractContextManager[None]:
+    """Be the only tracker of views in a file; views in a database are fed by many."""
+    several = settings.deployment.database is not None
+    return nullcontext() if several else only_tracker(settings.database)
 
 
 async def _run(settings: Settings, *, tracked: bool) -> None:
@@ -58,7 +64,7 @@ async def _run(settings: Settings, *, tracked: bool) -> None:
         await asyncio.sleep(0)  # from here on signals are heard
         names = ", ".join(service.name for service in loaded)
         beside = " and the tracker" if tracked else ""
-        say(f"running {names}{beside} on {settings.database}; Ctrl-C ends it")
+        say(f"running {names}{beside} on {settings.deployment}; Ctrl-C ends it")
         if tracked:
             await _serve_tracked(app, serving, settings)
         else:
@@ -94,7 +100,7 @@ def run_tracker(settings: Settings) -> None:
     """
     step_back()
     collect_rarely()
-    with only_tracker(settings.database):
+    with _tracking(settings):
         execute(_track(open_broker(settings.folder), open_views(settings.folder), settings))
 
 
@@ -126,7 +132,7 @@ async def _track(broker: Broker, views: ViewStore, settings: Settings) -> None:
     try:
         await broker.ensure(())  # what can not be opened is told first, and alone
         await views.position()
-        say(f"following {settings.database}; Ctrl-C ends it")
+        say(f"following {settings.deployment}; Ctrl-C ends it")
         await tracker.run()
     finally:
         await views.close()

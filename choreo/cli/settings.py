@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from choreo.app import database_path
+from choreo.app import Deployment, database_path
 from choreo.environment import (
     DOTENV,
     PREFIX,
@@ -31,8 +31,16 @@ from choreo.errors import ConfigurationError
 __all__ = ["Setting", "Settings"]
 
 PROJECT = "pyproject.toml"
-TABLE: Mapping[str, type] = {"folder": str, "invariants": list, "modules": list}
+TABLE: Mapping[str, type] = {
+    "broker": str,
+    "folder": str,
+    "invariants": list,
+    "modules": list,
+    "store": str,
+}
 """What `[tool.choreo]` may hold."""
+ADOPTED = ("broker", "store")
+"""What an App reads from the environment alone: it is put there, where nothing else says it."""
 
 
 class Setting(NamedTuple):
@@ -86,7 +94,7 @@ class Settings:
             partial(check_variable, name, "the environment") for name in sorted(os.environ)
         ]
         looks: list[Callable[[], object]] = [
-            *variables, *self._looks(), lambda: self.database, codec_settings,
+            *variables, *self._looks(), self.adopt, lambda: self.deployment, codec_settings,
         ]  # fmt: skip
         for look in looks:
             try:
@@ -106,7 +114,19 @@ class Settings:
         """Look at every setting; raises ConfigurationError for the first that is wrong."""
         for name in os.environ:
             check_variable(name, "the environment")
-        _ = self.folder, self.database, self.modules, self.invariants, codec_settings()
+        self.adopt()
+        _ = self.folder, self.deployment, self.modules, self.invariants, codec_settings()
+
+    def adopt(self) -> None:
+        """Take broker and store of `[tool.choreo]` into the environment, as `.env` is taken."""
+        for name in ADOPTED:
+            if (url := self._table.get(name)) is not None:
+                os.environ.setdefault(_variable(name), url)
+
+    @property
+    def deployment(self) -> Deployment:
+        """Where log and store are."""
+        return Deployment.of(self.folder)
 
     @property
     def folder(self) -> str | None:
@@ -122,14 +142,24 @@ class Settings:
     def log_exists(self) -> bool:
         """Tell whether there is a log; one that may not be looked at is told when it is opened."""
         try:
-            return self.database.exists()
+            return self.deployment.log is None or self.database.exists()
         except OSError:
             return True
 
     @property
     def database(self) -> Path:
         """The file of the log."""
-        return Path(database_path(self.folder))
+        return Path(database_path(self.folder))  # where the log is none, what lies beside it
+
+    @property
+    def broker(self) -> str:
+        """The log: `sqlite:///path/choreo.db`, or `kafka://host:9092,host:9092`."""
+        return str(self.deployment)
+
+    @property
+    def store(self) -> str:
+        """Where steps are recorded: `postgresql://…`; without it, in the file of the log."""
+        return self.deployment.own or "postgresql://…"  # the rest may hold a password
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -148,35 +178,44 @@ class Settings:
     def shown(self) -> list[Setting]:
         """Give every setting as it holds, and where it comes from."""
         codec = codec_settings()
-        flags = {"database": self.folder_flag is not None, "modules": bool(self.modules_flag)}
+        flags = {
+            "database": self.folder_flag is not None,
+            "store": self.folder_flag is not None,
+            "modules": bool(self.modules_flag),
+        }
+        self.adopt()
         named = (
-            ("database", str(self.database), "CHOREO_BROKER", "folder",
-             "the file of the log and the stores; views.db lies beside it"),
-            ("modules", " ".join(self.modules), "CHOREO_MODULES", "modules",
+            ("database", self.broker, "CHOREO_BROKER", ("broker", "folder"),
+             "where the log is; by default the stores are in its file, views.db beside"),
+            ("modules", " ".join(self.modules), "CHOREO_MODULES", ("modules",),
              "modules that declare services, where none are named"),
-            ("invariants", " ".join(self.invariants), "CHOREO_INVARIANTS", "invariants",
+            ("invariants", " ".join(self.invariants), "CHOREO_INVARIANTS", ("invariants",),
              "your own checks, module:function, which audit runs too"),
-            ("codec", "avro" if codec.writes_avro else "json", "CHOREO_CODEC", "",
+            ("store", self.store, "CHOREO_STORE", ("store",),
+             "where steps are recorded; by default in the log's file"),
+            ("codec", "avro" if codec.writes_avro else "json", "CHOREO_CODEC", (),
              "what values are written as; what they are read as, each says itself"),
-            ("schemas", str(codec.folder or ""), "CHOREO_SCHEMAS", "",
+            ("schemas", str(codec.folder or ""), "CHOREO_SCHEMAS", (),
              "the folder of Avro schemas, a file a version"),
-            ("registry", codec.registry or "", REGISTRY, "",
+            ("registry", codec.registry or "", REGISTRY, (),
              "the schema registry; values are framed for it, if there is one"),
-            ("register", "yes" if codec.register else "", "CHOREO_SCHEMAS_REGISTER", "",
+            ("register", "yes" if codec.register else "", "CHOREO_SCHEMAS_REGISTER", (),
              "yes: who starts registers what the registry does not know"),
-            ("recursion", "allow" if codec.recursive else "", "CHOREO_AVRO_RECURSION", "",
+            ("recursion", "allow" if codec.recursive else "", "CHOREO_AVRO_RECURSION", (),
              "allow: take Avro records that contain themselves, 64 deep at most"),
         )  # fmt: skip
         written = dotenv()
         found = []
-        for name, value, variable, entry, meaning in named:
+        for name, value, variable, entries, meaning in named:
+            entry = next((one for one in entries if one in self._table), None)
+            told = os.environ.get(variable)
             if flags.get(name):
                 where = "flag"
-            elif os.environ.get(variable):
+            elif told and (entry is None or self._table[entry] != told):
                 by_file = written.get(variable) == os.environ[variable]
                 where = f"{DOTENV} {variable}" if by_file else variable
             else:
-                where = f"[tool.choreo] {entry}" if entry in self._table else "default"
+                where = "default" if entry is None else f"[tool.choreo] {entry}"
             found.append(Setting(name, value, where, meaning))
         return found
 

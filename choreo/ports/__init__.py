@@ -22,6 +22,7 @@ from choreo.ports.store import (
     Floor,
     GateSeen,
     Outbox,
+    Prepared,
     Row,
     Seen,
     StateSeen,
@@ -29,6 +30,7 @@ from choreo.ports.store import (
     StoreTraits,
     Tx,
     Unsent,
+    Waiting,
     Want,
 )
 from choreo.ports.views import (
@@ -64,6 +66,7 @@ __all__ = [
     "MemoRow",
     "Outbox",
     "OwnerRow",
+    "Prepared",
     "Row",
     "SchemaRegistry",
     "Seen",
@@ -79,5 +82,6 @@ __all__ = [
     "Unsent",
     "ViewBatch",
     "ViewStore",
+    "Waiting",
     "Want",
 ]

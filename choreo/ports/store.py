@@ -20,6 +20,7 @@ __all__ = [
     "Floor",
     "GateSeen",
     "Outbox",
+    "Prepared",
     "Row",
     "Seen",
     "StateSeen",
@@ -27,6 +28,7 @@ __all__ = [
     "StoreTraits",
     "Tx",
     "Unsent",
+    "Waiting",
     "Want",
 ]
 
@@ -232,4 +234,28 @@ class Outbox(Protocol):
 
     async def unsent(self, owned: Owned, *, after: int, most: int) -> Sequence[Unsent]:
         """Give rows beyond `after` that came of partitions of `owned`, in order, at most `most`."""
+        ...
+
+
+class Waiting(NamedTuple):
+    """What waits for a handler: parked deliveries, timers, open outside calls."""
+
+    handler: str
+    former: tuple[str, ...]
+    what: str
+    many: int
+
+
+class Prepared(Protocol):
+    """What is asked of a store before services begin on it."""
+
+    async def migrate(self, service: str, files: Sequence[tuple[str, str]]) -> None:
+        """Run a service's own migrations, (name, SQL), in order, each once, all or none.
+
+        Raises ConfigurationError when one that has run was changed since.
+        """
+        ...
+
+    async def waiting(self, group: str) -> Sequence[Waiting]:
+        """Give what waits for the group's handlers, whoever they are."""
         ...

@@ -31,6 +31,7 @@ from choreo.ports import (
     BrokerTraits,
     Due,
     Outbox,
+    Prepared,
     Seen,
     Since,
     Store,
@@ -39,6 +40,7 @@ from choreo.ports import (
     Topic,
     Tx,
     Unsent,
+    Waiting,
     Want,
 )
 
@@ -372,6 +374,15 @@ class FaultyStore(_Faulty):
     async def unsent(self, owned: Owned, *, after: int, most: int) -> Sequence[Unsent]:
         await self.before("unsent")
         return await cast("Outbox", self._inner).unsent(owned, after=after, most=most)
+
+    async def migrate(self, service: str, files: Sequence[tuple[str, str]]) -> None:
+        await self.before("migrate")
+        await cast("Prepared", self._inner).migrate(service, files)
+        await self.after("migrate")
+
+    async def waiting(self, group: str) -> Sequence[Waiting]:
+        await self.before("waiting")
+        return await cast("Prepared", self._inner).waiting(group)
 
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         await self.before("prune")

@@ -50,8 +50,9 @@ def refused(folder: Path, dotenv: str = "", table: str = "") -> ConfigurationErr
         ("A='never closed", ["file=.env", "line=1"]),
         ("=1", ["line=1"]),
         ("CHOREO_BROKR=x", ["CHOREO_BROKR", "line=1", "did you mean CHOREO_BROKER?"]),
-        ("CHOREO_STORE=postgresql://me:secret@host", ["CHOREO_STORE", "take it out"]),
-        ("CHOREO_BROKER=kafka://me:secret@host", ["CHOREO_BROKER", "'kafka'", "sqlite:///"]),
+        ("CHOREO_STORE=mysql://me:secret@host", ["CHOREO_STORE", "'mysql'", "postgresql://"]),
+        ("CHOREO_BROKER=amqp://me:secret@host", ["CHOREO_BROKER", "'amqp'", "sqlite:///"]),
+        ("CHOREO_BROKER=kafka://me:secret@host", ["CHOREO_BROKER", "'kafka'", "KAFKA_SASL"]),
         ("CHOREO_BROKER=sqlite:///", ["CHOREO_BROKER"]),
     ],
 )
@@ -66,7 +67,7 @@ def test_a_wrong_line_of_dotenv_is_named(folder: Path, dotenv: str, words: list[
     ("table", "words"),
     [
         ('module = ["shop"]', ["[tool.choreo] module ", "did you mean modules?"]),
-        ("flavour = 7", ["flavour", "folder, invariants, modules"]),
+        ("flavour = 7", ["flavour", "broker, folder, invariants, modules, store"]),
         ('modules = "shop"', ["modules is no list"]),
         ('modules = ["shop", ""]', ["modules is no list"]),
         ("folder = 7", ["folder is no text"]),
@@ -105,6 +106,7 @@ def test_a_setting_is_taken_from_the_first_place_that_has_it(folder: Path) -> No
         (str(Path("table/choreo.db")), "[tool.choreo] folder"),
         ("table", "[tool.choreo] modules"),
         ("", "default"),
+        (str(Path("table/choreo.db")), "default"),
     ]
     adopt_dotenv()
     assert found(Settings())[:2] == [
@@ -199,3 +201,18 @@ def test_an_app_names_what_does_not_fit(folder: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         App()
     assert caught.value.code == "CH1014"
+
+
+def test_broker_and_store_stand_in_pyproject_and_the_environment_goes_before(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text(
+        '[tool.choreo]\nbroker = "sqlite:///t/log.db"\nstore = "postgresql://me:secret@h/d"\n'
+    )
+    settings = Settings()
+    settings.check()
+    shown = {one.name: (one.value, one.where) for one in settings.shown()}
+    assert shown["database"] == ("t/log.db", "[tool.choreo] broker")
+    assert shown["store"] == ("postgresql://…", "[tool.choreo] store")
+    assert os.environ["CHOREO_STORE"] == "postgresql://me:secret@h/d"  # for what it starts
+    os.environ["CHOREO_STORE"] = "sqlite:///own.db"
+    shown = {one.name: (one.value, one.where) for one in Settings().shown()}
+    assert shown["store"] == ("own.db", "CHOREO_STORE")

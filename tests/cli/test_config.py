@@ -27,6 +27,7 @@ def test_every_setting_says_where_it_comes_from(shop: Terminal) -> None:
         "database": (".choreo/choreo.db", "default"),
         "modules": ("shop", "[tool.choreo] modules"),
         "invariants": ("", "default"),
+        "store": (".choreo/choreo.db", "default"),
         **AVRO,
     }
     assert rows(shop, "--folder", "here")["database"] == ("here/choreo.db", "flag")
@@ -37,6 +38,7 @@ def test_every_setting_says_where_it_comes_from(shop: Terminal) -> None:
         "database": ("there/choreo.db", "CHOREO_BROKER"),
         "modules": ("c", "CHOREO_MODULES"),
         "invariants": ("x:y", ".env CHOREO_INVARIANTS"),
+        "store": ("there/choreo.db", "default"),
         **AVRO,
     }
 
@@ -44,15 +46,18 @@ def test_every_setting_says_where_it_comes_from(shop: Terminal) -> None:
 def test_people_are_told_what_it_is_for(shop: Terminal) -> None:
     said = shop.call("config", "show", COLUMNS="120")
     assert said.code == 0
-    assert said.out.splitlines()[:11] == [
+    assert said.out.splitlines()[:14] == [
         "database  from default",
-        "  the file of the log and the stores; views.db lies beside it",
+        "  where the log is; by default the stores are in its file, views.db beside",
         "    .choreo/choreo.db",
         "modules  from [tool.choreo] modules",
         "  modules that declare services, where none are named",
         "    shop",
         "invariants  not set",
         "  your own checks, module:function, which audit runs too",
+        "store  from default",
+        "  where steps are recorded; by default in the log's file",
+        "    .choreo/choreo.db",
         "codec  from default",
         "  what values are written as; what they are read as, each says itself",
         "    json",

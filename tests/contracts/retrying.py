@@ -36,6 +36,7 @@ from choreo.ports import (
     BrokerTraits,
     Due,
     Outbox,
+    Prepared,
     Seen,
     Since,
     Store,
@@ -44,6 +45,7 @@ from choreo.ports import (
     Topic,
     Tx,
     Unsent,
+    Waiting,
     Want,
 )
 
@@ -239,6 +241,14 @@ class RetryingStore:
     async def unsent(self, owned: Owned, *, after: int, most: int) -> Sequence[Unsent]:
         outbox = cast("Outbox", self._inner)
         return await until_answered(lambda: outbox.unsent(owned, after=after, most=most))
+
+    async def migrate(self, service: str, files: Sequence[tuple[str, str]]) -> None:
+        prepared = cast("Prepared", self._inner)
+        await until_answered(lambda: prepared.migrate(service, files))
+
+    async def waiting(self, group: str) -> Sequence[Waiting]:
+        prepared = cast("Prepared", self._inner)
+        return await until_answered(lambda: prepared.waiting(group))
 
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         return await until_answered(lambda: self._inner.prune(group, keep, most=most))

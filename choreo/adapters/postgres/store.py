@@ -14,6 +14,7 @@ from choreo.adapters.postgres.lines import Connection, Lines, Server
 from choreo.adapters.postgres.migrate import migrate
 from choreo.adapters.postgres.names import Names, Place, adopt, places_of, unknown_in
 from choreo.adapters.postgres.owning import hold, holder_number, let_go, orphans, take_over
+from choreo.adapters.postgres.preparing import migrated, waiting_for
 from choreo.adapters.postgres.prune import Sweep, begin
 from choreo.adapters.postgres.sections import Sections
 from choreo.adapters.postgres.seen import due_rows, seen_of, unsent_rows
@@ -22,7 +23,19 @@ from choreo.errors import BrokerClosedError, StoreConflictError, StoreError
 from choreo.events import Partition
 from choreo.plan import Owned, Plan
 from choreo.policies import Keep
-from choreo.ports import ORPHANS, Applied, Clock, Contents, Due, Seen, StoreTraits, Tx, Unsent, Want
+from choreo.ports import (
+    ORPHANS,
+    Applied,
+    Clock,
+    Contents,
+    Due,
+    Seen,
+    StoreTraits,
+    Tx,
+    Unsent,
+    Waiting,
+    Want,
+)
 
 __all__ = ["PostgresStore"]
 
@@ -204,6 +217,20 @@ class PostgresStore:
             statements.end()
             with translated(self._server.name, value_errors=False):
                 await transaction.commit()
+
+    async def migrate(self, service: str, files: Sequence[tuple[str, str]]) -> None:
+        """Run a service's own migrations that have not run yet (the port `Prepared`)."""
+        await self._ready()
+        async with self._users.one() as connection:
+            with translated(self._server.name, value_errors=False):
+                await migrated(connection, service, files)
+
+    async def waiting(self, group: str) -> Sequence[Waiting]:
+        """Give what waits for the group's handlers (the port `Prepared`)."""
+        await self._ready()
+        async with self._reading.one() as connection:
+            with translated(self._server.name):
+                return await waiting_for(connection, group)
 
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         await self._ready()

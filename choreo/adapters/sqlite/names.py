@@ -10,10 +10,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Mapping
 
-from choreo.errors import ConfigurationError
-from choreo.ports import Store, Tx
+from choreo.ports import Waiting
 
-__all__ = ["adopt", "known", "number_of", "refuse_orphans"]
+__all__ = ["adopt", "known", "number_of", "waiting_for"]
 
 
 def number_of(connection: sqlite3.Connection, name: str) -> int:
@@ -93,32 +92,18 @@ WAITING = (
     " UNION ALL SELECT handler, 'timers' FROM timer"
     " UNION ALL SELECT handler, 'open outside calls' FROM memo WHERE state = 1"
     ") AS waiting JOIN name ON name.id = waiting.handler"
-    " WHERE substr(name.text, 1, length($1)) = $1"
+    " WHERE substr(name.text, 1, length(?1)) = ?1"
     " GROUP BY name.id, name.text, what ORDER BY name.text, what"
 )
 
 
-async def refuse_orphans(store: Store, services: Mapping[str, Collection[str]]) -> None:
-    """Raise ConfigurationError while something waits for handlers that a service has not."""
-    for service, present in services.items():
-        async with store.transaction() as tx:
-            await _refuse_orphans(tx, service, present)
-
-
-async def _refuse_orphans(tx: Tx, service: str, present: Collection[str]) -> None:
-    formers: dict[int, set[str]] = {}
-    for row in await tx.fetch("SELECT text, id FROM alias"):
-        formers.setdefault(row["id"], set()).add(row["text"])
-    found: dict[str, list[str]] = {}
-    for row in await tx.fetch(WAITING, f"{service}."):
-        if not {row["text"], *formers.get(row["id"], ())} & set(present):
-            found.setdefault(row["text"], []).append(f"{row['many']} {row['what']}")
-    if found:
-        waiting = "; ".join(f"{name}: {', '.join(counts)}" for name, counts in found.items())
-        raise ConfigurationError(
-            f"something waits for handlers that the service does not have: {waiting}",
-            code="CH1013",
-            fix="name the former name in was= of its heir, or run the old handler until "
-            "nothing waits for it",
-            service=service,
-        )
+def waiting_for(connection: sqlite3.Connection, group: str) -> list[Waiting]:
+    """Give what waits for the handlers of a group, by their present names."""
+    formers: dict[int, list[str]] = {}
+    for text, number in connection.execute("SELECT text, id FROM alias").fetchall():
+        formers.setdefault(number, []).append(text)
+    rows = connection.execute(WAITING, (f"{group}.",)).fetchall()
+    return [
+        Waiting(text, tuple(formers.get(number, ())), what, many)
+        for number, text, what, many in rows
+    ]

@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from choreo.adapters.sqlite.apply import ApplyWork
 from choreo.adapters.sqlite.contents import contents_of
 from choreo.adapters.sqlite.log import Log
-from choreo.adapters.sqlite.names import adopt, known
+from choreo.adapters.sqlite.migrating import migrated
+from choreo.adapters.sqlite.names import adopt, known, waiting_for
 from choreo.adapters.sqlite.outbox import Outbox
 from choreo.adapters.sqlite.owning import due_of, due_rows, let_go, take_over, unsent_rows
 from choreo.adapters.sqlite.prune import Sweep, begin
@@ -33,6 +34,7 @@ from choreo.ports import (
     StoreTraits,
     Tx,
     Unsent,
+    Waiting,
     Want,
 )
 
@@ -154,6 +156,16 @@ class SqliteStore:
             raise
         session.end(rollback=False)
         await session.done
+
+    async def migrate(self, service: str, files: Sequence[tuple[str, str]]) -> None:
+        """Run a service's own migrations that have not run yet (the port `Prepared`)."""
+        async with self.transaction() as tx:
+            await migrated(tx, service, files)
+
+    async def waiting(self, group: str) -> Sequence[Waiting]:
+        """Give what waits for the group's handlers (the port `Prepared`)."""
+        self._check()
+        return await self._database.read(lambda c: waiting_for(c, group))
 
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         self._check()

@@ -8,6 +8,7 @@ from choreo.testing.contracts.forgetting import ForgettingContract
 from choreo.testing.contracts.guarding import GuardContract
 from choreo.testing.contracts.naming import NamingContract
 from choreo.testing.contracts.outbox import OutboxContract
+from choreo.testing.contracts.preparing import PreparingContract
 from choreo.testing.contracts.sections import SectionContract
 from choreo.testing.contracts.waiting import WaitingContract
 
@@ -22,6 +23,7 @@ class StoreContract(
     ClaimedSectionContract,
     NamingContract,
     OutboxContract,
+    PreparingContract,
     ForgettingContract,
 ):
     """Inherit it as `TestXStore` and give the fixture `make`: a MakePlace.
