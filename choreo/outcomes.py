@@ -10,7 +10,7 @@ from typing import TypeVar
 from choreo.codec import Codec
 from choreo.errors import ChoreoError, ConfigurationError, OutcomeTimeoutError
 from choreo.events import FLOW, TYPE, VOID, Event, Record
-from choreo.ports import Broker, Clock
+from choreo.ports import Broker, Clock, Since
 from choreo.service import Flow
 
 __all__ = ["Outcomes"]
@@ -40,8 +40,18 @@ class Outcomes:
         self._waiting: dict[str, list[asyncio.Future[Record]]] = {}
         self._published: OrderedDict[str, int] = OrderedDict()
         self._ended: OrderedDict[str, Record] = OrderedDict()
-        self._since: int | None = None
+        self._since: Since | None = None
+        self._begun: Since = 0
         self._reading: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Note where the topics end: flows that this process publishes from now on end later.
+
+        An offset of one partition says nothing of another, so where they count for themselves
+        the place of a flow's beginning does not tell where to read on.
+        """
+        if self._broker.traits.partitioned and self._topics:
+            self._begun = await self._broker.ends(self._topics)
 
     def published(self, flow: str, offset: int) -> None:
         """Note where a flow of ours began."""
@@ -62,8 +72,8 @@ class Outcomes:
         return self._codec.decode(self._ends[record.headers[TYPE]], record)
 
     async def _await(self, flow: str, within_s: float) -> None:
-        began = self._published.get(flow, 0)
-        if self._since is None or began < self._since:
+        began = self._place(flow)
+        if self._since is None or _is_earlier(began, self._since):
             await self._read_from(began)
         waiting: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         if flow in self._ended:
@@ -86,13 +96,19 @@ class Outcomes:
                 flow=flow,
             )
 
-    async def _read_from(self, since: int) -> None:
+    def _place(self, flow: str) -> Since:
+        """Give where to begin, so that the flow's end is not missed."""
+        if self._broker.traits.partitioned:
+            return self._begun if flow in self._published else 0
+        return self._published.get(flow, 0)
+
+    async def _read_from(self, since: Since) -> None:
         """Read on from an earlier place; what was read before is only read again."""
         await self.close()
         self._since = since
         self._reading = asyncio.create_task(self._read(since), name="choreo outcomes")
 
-    async def _read(self, since: int) -> None:
+    async def _read(self, since: Since) -> None:
         try:
             await self._follow(since)
         except ChoreoError as exc:  # whoever waits hears why nothing will come
@@ -102,7 +118,7 @@ class Outcomes:
                         waiting.set_exception(exc)
             self._since = None
 
-    async def _follow(self, since: int) -> None:
+    async def _follow(self, since: Since) -> None:
         async for records in self._broker.read(self._topics, since=since, follow=True):
             for record in records:
                 headers = record.headers
@@ -120,6 +136,13 @@ class Outcomes:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
             self._reading = None
+
+
+def _is_earlier(place: Since, than: Since) -> bool:
+    """Tell whether reading has to begin anew; ends of partitions are noted once."""
+    if isinstance(place, int):
+        return place < than if isinstance(than, int) else True
+    return False
 
 
 def _keep(kept: OrderedDict[str, V], key: str, value: V) -> None:

@@ -145,6 +145,7 @@ class App:
         await refuse_orphans(self.store, {c.service.name: c.names for c in self._compiled})
         if self.services:
             await self.broker.publish([self._manifest(service) for service in self.services])
+        await self._outcomes.start()
         self._worker = Worker(
             self._compiled,
             self.broker,
