@@ -184,11 +184,15 @@ class Cluster:
         """Tell whether the group has members."""
         name = self.names.there(group)
         desk = await self._desk()
-        found = await self._asked(
-            "look at the group", lambda: desk.describe_consumer_groups([name])
-        )
-        (described,) = found[0].groups
-        return described[2] not in EMPTY
+
+        async def look() -> str:
+            (answer,) = await desk.describe_consumer_groups([name])
+            ((code, _, state, *_),) = answer.groups
+            if code:  # it is not raised
+                raise kafka.for_code(code)(name)
+            return str(state)
+
+        return await self._asked("look at the group", look) not in EMPTY
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
         """Give where the group goes on, where it has ever committed."""
