@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci bench docs format format-check lint types house mutants chaos clean
+.PHONY: help demo test ci bench docs format format-check lint types house mutants chaos simulate clean
 # One target after the other: `ci` fails on what is cheapest to find.
 .NOTPARALLEL:
 
@@ -60,6 +60,10 @@ types: $(STAMP)  ## mypy, strict
 chaos: $(STAMP)  ## six processes on one file, one being killed; MINUTES=30 SEED=n
 	@$(PY) -m tests.services.chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(ORDERS),--orders "$(ORDERS)") $(if $(STOCK),--stock "$(STOCK)")
+
+simulate: $(STAMP)  ## the shop on virtual time, with faults; SEEDS=n WORKERS=n
+	@$(PY) -m choreo simulate --exhaustive --scenario services.orders.scenario:single --workers $(or $(WORKERS),2)
+	@$(PY) -m choreo simulate --seeds $(or $(SEEDS),300) --workers $(or $(WORKERS),2)
 
 mutants: $(STAMP)  ## break each promise in a copy: which test notices? ONLY=name
 	@$(PY) -m tests.mutants $(if $(ONLY),--only "$(ONLY)")

@@ -21,7 +21,8 @@
     │   ├── HandlerTimeoutError         (transient)
     │   └── UnknownOutcomeError
     ├── TxOpenError
-    └── OutcomeTimeoutError             (transient)
+    ├── OutcomeTimeoutError             (transient)
+    └── SimulationError
 
     Later, NotDone: signals that a handler raises to steer its step; they are no errors.
 
@@ -54,6 +55,7 @@ __all__ = [
     "RegistryUnavailableError",
     "SchemaIncompatibleError",
     "SchemaUnknownError",
+    "SimulationError",
     "StoreConflictError",
     "StoreError",
     "StoreUnavailableError",
@@ -220,6 +222,12 @@ class OutcomeTimeoutError(ChoreoError):
 
     code = "CH5004"
     transient = True
+
+
+class SimulationError(ChoreoError):
+    """A simulation can not go on as it was asked to."""
+
+    code = "CH8001"
 
 
 class Later(Exception):  # noqa: N818 - a signal, not an error

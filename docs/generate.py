@@ -277,8 +277,16 @@ def testing_page() -> str:
     """Describe `choreo.testing`."""
     intro = (inspect.getdoc(testing) or "").splitlines()
     parts = [list(described(name, getattr(testing, name))) for name in testing.__all__
-             if name not in CONTRACTS and name not in FAULTS]  # fmt: skip
+             if name not in (*CONTRACTS, *FAULTS, *SIMULATION)]  # fmt: skip
     return page("`choreo.testing`", [*intro, ""], *parts)
+
+
+def simulation_page() -> str:
+    """Describe the simulated deployment."""
+    parts = [list(described(name, getattr(testing, name))) for name in testing.__all__
+             if name in SIMULATION]  # fmt: skip
+    about = "From `choreo.testing`; [how to simulate a system](../how-to/simulate.md)."
+    return page("Simulation", [about, ""], *parts)
 
 
 def contracts_page() -> str:
@@ -296,6 +304,10 @@ CONTRACTS = tuple(
     name for name in testing.__all__
     if getattr(testing, name).__module__.startswith("choreo.testing.contracts")
     or name.startswith("Make")
+)  # fmt: skip
+SIMULATION = tuple(
+    name for name in testing.__all__
+    if getattr(getattr(testing, name), "__module__", "").startswith("choreo.testing.simulation")
 )  # fmt: skip
 FAULTS = tuple(name for name in testing.__all__ if name.startswith(("Fault", "CALM", "ROUGH")))
 
@@ -463,6 +475,7 @@ OTHERS: Mapping[str, Callable[[], str]] = {
     "port-store": lambda: ports_page("Ports: the stores", *STORE_PORTS),
     "testing": testing_page,
     "contracts": contracts_page,
+    "simulation": simulation_page,
     "settings": settings_page,
     "telemetry": telemetry_page,
     "command-line": command_line_page,

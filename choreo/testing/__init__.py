@@ -11,12 +11,15 @@ from choreo.testing.contracts import (
     StoreContract,
     ViewStoreContract,
 )
-from choreo.testing.faults import CALM, Faults, FaultyBroker, FaultyStore
+from choreo.testing.faults import CALM, ROUGH, Faults, FaultyBroker, FaultyStore
 from choreo.testing.given import Done, Given, given
+from choreo.testing.simulation import Crash, Outside, Plan, World, simulate
 
 __all__ = [
     "CALM",
+    "ROUGH",
     "BrokerContract",
+    "Crash",
     "Done",
     "Faults",
     "FaultyBroker",
@@ -26,9 +29,13 @@ __all__ = [
     "MakePlace",
     "MakeViews",
     "ManualClock",
+    "Outside",
     "Place",
+    "Plan",
     "ShowingContract",
     "StoreContract",
     "ViewStoreContract",
+    "World",
     "given",
+    "simulate",
 ]

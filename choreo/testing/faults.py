@@ -44,7 +44,7 @@ from choreo.ports import (
     Want,
 )
 
-__all__ = ["CALM", "Faults", "FaultyBroker", "FaultyStore"]
+__all__ = ["CALM", "ROUGH", "Faults", "FaultyBroker", "FaultyStore"]
 
 Unheard = Callable[[Sequence[Plan], Sequence[Applied | BaseException]], object]
 FIX = "call again: a test has made it fail"
@@ -61,6 +61,15 @@ class Faults:
     one, gave already. `commit_lost`: offsets are not committed, and nobody is told.
     A store's `apply` tells of a fault by raising, or by an error in each plan's place: `raised`
     is how likely the former is.
+
+    What follows can only be where a whole machine is simulated, or what is outside of it.
+    `duplicate`: what was sent arrives twice. `late`: the sender hears that it failed, and up to
+    `late_s` seconds later it arrives all the same; an outside system answers so late. `silent`:
+    an outside system never answers. `conflict`: what a plan stands on has changed since.
+    `crash`: the process ends, at once or at one of its next awaits. `power_loss`: the machine
+    does, and what was not known to be durable may be gone. `hang`: the process stands still
+    until others have taken its work over, and then goes on. `rebalance`: partitions are taken
+    away and given again. `jump`: the machine's clock is set, by up to `jump_s` seconds.
     """
 
     refused: float = 0.05
@@ -71,10 +80,27 @@ class Faults:
     raised: float = 0.5
     turns_max: int = 20
     repeated_max: int = 10
+    duplicate: float = 0.0
+    late: float = 0.0
+    silent: float = 0.0
+    conflict: float = 0.0
+    crash: float = 0.0
+    power_loss: float = 0.0
+    hang: float = 0.0
+    rebalance: float = 0.0
+    jump: float = 0.0
+    late_s: float = 60.0
+    jump_s: float = 600.0
 
 
 CALM = Faults(refused=0, ack_lost=0, delayed=0, repeated=0, commit_lost=0)
 """No faults, for the end of a test: what must come to rest once they stop."""
+ROUGH = Faults(
+    refused=0.01, ack_lost=0.01, delayed=0.05, repeated=0.02, commit_lost=0.05,
+    duplicate=0.02, late=0.005, silent=0.01, conflict=0.01, crash=0.002, power_loss=0.001,
+    hang=0.001, rebalance=0.002, jump=0.001,
+)  # fmt: skip
+"""Some of every kind: what a simulation runs with unless it is told otherwise."""
 
 
 class _Faulty:

@@ -99,12 +99,14 @@ class _UntilTx:
 class Caller:
     """Calls handlers on behalf of a worker."""
 
-    def __init__(self, store: Store, clock: Clock, rng: random.Random) -> None:
-        """Share what the worker has."""
+    def __init__(
+        self, store: Store, clock: Clock, rng: random.Random, *, threads: bool = True
+    ) -> None:
+        """Share what the worker has. Without `threads` sync handlers run on the loop."""
         self._store = store
         self._clock = clock
         self._rng = rng
-        self._threads = Threads()
+        self._threads = Threads() if threads else None
 
     def draw(self) -> float:
         """Draw a number in [0, 1), by which retries are spread."""
@@ -112,7 +114,8 @@ class Caller:
 
     def close(self) -> None:
         """Wait for no thread."""
-        self._threads.close()
+        if self._threads is not None:
+            self._threads.close()
 
     async def run(self, d: Delivery, begun: float) -> Plan:
         """Run the handler of `d`; raises what it raises. `begun` by `clock.elapsed`."""
@@ -280,6 +283,8 @@ class Caller:
 
     async def _in_thread(self, fn: Callable[..., Any], arguments: list[Any]) -> Any:
         """Run a sync handler in a thread. Cancelled, it waits for the thread all the same."""
+        if self._threads is None:
+            return fn(*arguments)
         running = self._threads.run(fn, arguments)
         try:
             return await asyncio.shield(running)

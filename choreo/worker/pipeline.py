@@ -52,6 +52,8 @@ class Limits:
     thread (`sys.setswitchinterval`), `gc_threshold` how many objects may come between two
     collections of the youngest (`gc.set_threshold`; what a step makes is in no cycle, and
     looking for cycles took a sixth of its time); None leaves either alone.
+    Without `threads` a sync handler runs on the loop, and nobody watches what holds it up: so
+    a simulation does.
     """
 
     in_flight_max: int = 4096
@@ -77,12 +79,13 @@ class Limits:
     log_keep_s: float | None = None
     switch_interval_s: float | None = 0.0005
     gc_threshold: int | None = 50_000
+    threads: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no worker can run with; only `drain_s` may be 0."""
         for one in fields(self):
             value = getattr(self, one.name)
-            if value is None and "None" in str(one.type):
+            if (value is None and "None" in str(one.type)) or one.type == "bool":
                 continue
             seconds = one.name.endswith("_s")
             number = isinstance(value, (int, float) if seconds else int)
@@ -130,7 +133,7 @@ class Pipeline:
         self._outage_said = -math.inf
         self.failure: asyncio.Future[None] | None = None
         self._outages = Counter[str]()  # loops that wait for the store to answer
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in order: a run repeats itself
 
     # ── queues ───────────────────────────────────────────────────────────────────────────
 
@@ -185,8 +188,8 @@ class Pipeline:
     def spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         """Run a loop; what it raises stops the worker."""
         task = asyncio.create_task(self._guarded(work), name=f"choreo {name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
         task.add_done_callback(lambda _: work.close())  # cancelled before its first turn
         return task
 

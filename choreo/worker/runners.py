@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from choreo.context import AskFirst, UndoFirst
 from choreo.errors import FencedError, HandlerError, HandlerTimeoutError
@@ -35,6 +36,8 @@ class Runners:
         self.late: dict[Delivery, float] = {}  # told to end, and when
         self._timed: dict[asyncio.Task[None], tuple[float, Delivery]] = {}
         self._timed_added = asyncio.Event()
+        self.begun: Callable[[], object] = lambda: None
+        """Called when somebody begins after a rest."""
         pipeline.wake_runner = self.wake
         pipeline.attempt = self._attempt
 
@@ -47,6 +50,7 @@ class Runners:
             waiting = self._idle.pop()
             if not waiting.done():
                 waiting.set_result(None)
+                self.begun()
                 return
         if self._count < self._pipeline.limits.runners_max:
             self._count += 1
@@ -55,6 +59,7 @@ class Runners:
                 self.slots.append(None)
             slot = self._free.pop()
             self._pipeline.spawn(self._run(slot), f"runner {slot}")
+            self.begun()
 
     def relieve(self, d: Delivery) -> None:
         """Count the runner of a delivery that goes on for long no more; it ends with it."""

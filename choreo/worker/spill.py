@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from choreo.plan import Plan
-from choreo.ports import Applied
+from choreo.plan import Plan, Status
+from choreo.ports import Applied, Want
 from choreo.step import Delivery, parked_behind, parked_running
 from choreo.worker.lane import Batch, Lane
 from choreo.worker.pipeline import Pipeline
@@ -36,19 +36,27 @@ class Spiller:
         self._next: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to look."""
-        self._next = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        """Look from now on, for as long as something runs."""
+        self._runners.begun = self._begin
 
     def stop(self) -> None:
         """End. May be called twice, and before start."""
+        self._runners.begun = _nothing
         if self._next is not None:
             self._next.cancel()
+            self._next = None
+
+    def _begin(self) -> None:
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def _look(self) -> None:
-        self.start()
+        self._next = None
         pipeline, limits = self._pipeline, self._pipeline.limits
         now = asyncio.get_running_loop().time()
         self._since = {d: self._since.get(d, now) for d in self._runners.running()}
+        if self._since or pipeline.ready:
+            self._begin()
         for d, since in self._since.items():
             lane: Lane = d.lane
             if d.spilled or d.writing is not None or pipeline.stopping:
@@ -126,6 +134,8 @@ async def park(pipeline: Pipeline, d: Delivery) -> bool:
     seen = (d.run, d.attempt)  # it may fail meanwhile, and go on with another attempt
     lane.running_due.add(due_key)  # not due to anybody here while it runs
     (applied,) = await written(pipeline, [parked_running(d, pipeline.clock.now())])
+    if applied is Applied.DUPLICATE and await _is_ours(pipeline, d, seen):
+        applied = Applied.DONE
     if applied is not Applied.DONE:
         if d.due_key is None:
             lane.running_due.discard(due_key)
@@ -139,6 +149,16 @@ async def park(pipeline: Pipeline, d: Delivery) -> bool:
     d.timer = None
     d.seen, d.due_key = seen, due_key
     return True
+
+
+async def _is_ours(pipeline: Pipeline, d: Delivery, parked: tuple[int, int]) -> bool:
+    """Tell whether the row that is there is the one just written, whose answer was lost."""
+    if d.seen is not None or d.timer is not None:
+        return False
+    load = partial(pipeline.store.load, [Want(d.name, d.subject)])
+    (found,) = await pipeline.outlasting(load)
+    there = found.status is Status.PARKED and found.source == d.source
+    return there and (found.run, found.attempt) == parked
 
 
 async def written(pipeline: Pipeline, plans: Sequence[Plan]) -> list[Applied | BaseException]:

@@ -56,7 +56,7 @@ class Worker:
         self._services = services
         self._broker = broker
         self._store = store
-        self._caller = Caller(store, clock, rng)
+        self._caller = Caller(store, clock, rng, threads=limits.threads)
         self._pipeline = Pipeline(store, self._caller, clock, limits)
         self._runners = Runners(self._pipeline)
         if attempts is not None:
@@ -98,7 +98,8 @@ class Worker:
         pipeline.spawn(self._runners.sweep(), "sweep")
         pipeline.spawn(self._committer.offsets(self._lanes), "offsets")
         pipeline.spawn(prune(pipeline, self._lanes, self._broker), "prune")
-        self._watch.start()
+        if pipeline.limits.threads:
+            self._watch.start()
         self._spiller.start()
         for number in range(pipeline.limits.committers):
             pipeline.spawn(self._committer.commit(), f"commit {number}")

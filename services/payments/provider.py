@@ -8,12 +8,13 @@ import asyncio
 import os
 from decimal import Decimal
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from choreo import NotDone
+from services.payments.simulated import Outside, Wire
 
 URL = "http://127.0.0.1:8571"
 PATIENCE_S = 2.0
@@ -49,6 +50,11 @@ class PaymentProvider:
         """Take a client whose `base_url` is the provider's."""
         self._client = client
         self._turns = asyncio.Semaphore(AT_ONCE)
+
+    @classmethod
+    def simulated(cls, outside: Outside) -> Self:
+        """Stand in for it in a simulation: the same client, over a wire that fails by seed."""
+        return cls(httpx.AsyncClient(transport=Wire(outside), base_url="http://bank"))
 
     async def charge(self, amount: Decimal, *, order_id: str, key: str) -> Charge:
         """Take `amount` from the customer, once per `key`; declined is an answer as well.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -221,12 +220,12 @@ class ApplyWork:
         A plan that brings its claim (the settled row) needs to see nothing else: the claims
         of a piece are written at once, and whoever has none is run; the others look first.
         """
-        last = time.perf_counter() + SECTIONS_S
-        self._log.database.hold_until = time.perf_counter() + TX_HOLD_S
+        last = self._log.database.seconds() + SECTIONS_S
+        self._log.database.hold_until = self._log.database.seconds() + TX_HOLD_S
         kept: list[Left] = []
         claimed = [index for index in indexes if self._plans[index].changes]
         looking = [index for index in indexes if not self._plans[index].changes]
-        while claimed and time.perf_counter() < last:
+        while claimed and self._log.database.seconds() < last:
             piece, claimed = claimed[:CLAIMS], claimed[CLAIMS:]
             connection.execute("SAVEPOINT piece")
             if self._claim(connection, piece):
@@ -241,7 +240,7 @@ class ApplyWork:
             connection.execute("RELEASE piece")
         self._rest += claimed
         for index in looking:
-            if time.perf_counter() < last:
+            if self._log.database.seconds() < last:
                 self._guarded(connection, index, self._run_looking)
             else:
                 self._rest.append(index)

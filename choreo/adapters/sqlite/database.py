@@ -19,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
+from choreo.adapters.sqlite.members import alive, holder_name
 from choreo.adapters.sqlite.samefile import SameFile
 from choreo.adapters.sqlite.schema import SCHEMA, VERSION, WITH_OUTBOX
 from choreo.errors import BrokerClosedError, StoreError, StoreUnavailableError
@@ -207,6 +208,17 @@ class Database:
 
     def _version(self, connection: sqlite3.Connection) -> int:
         return version_of(connection, self.path, WITH_OUTBOX)
+
+    def holder(self) -> str:
+        """Name this process, so that no later one with its number is taken for it."""
+        return holder_name()
+
+    def alive(self, holder: str) -> bool:
+        """Tell whether a process may still be there; of one we can not see only its lease tells."""
+        return alive(holder)
+
+    seconds = staticmethod(time.perf_counter)
+    """What a transaction's length is measured by."""
 
     # ── writing ──────────────────────────────────────────────────────────────────────────
 

@@ -11,8 +11,8 @@ import sqlite3
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from choreo.adapters.sqlite.database import Database
 from choreo.adapters.sqlite.log import Log
-from choreo.adapters.sqlite.members import alive, holder_name
 from choreo.adapters.sqlite.outbox import Outbox
 from choreo.codec import headers_from_text
 from choreo.events import Partition, Record
@@ -72,7 +72,7 @@ def due_rows(
     due, fired = DUE, FIRED
     if isinstance(log, Outbox):
         due, fired = (sql.replace(ASSIGNED, OWNED) for sql in (DUE, FIRED))
-        asked.append(json.dumps(_living(_owners(connection, owned.group))))
+        asked.append(json.dumps(_living(_owners(connection, owned.group), log.database)))
     rows = connection.execute(due, asked).fetchall()
     rows += connection.execute(fired, asked).fetchall()
     rows.sort(key=lambda row: row[2])
@@ -103,12 +103,12 @@ UNSENT = (
 
 
 def unsent_rows(
-    connection: sqlite3.Connection, owned: Owned, *, after: int, most: int
+    connection: sqlite3.Connection, owned: Owned, database: Database, *, after: int, most: int
 ) -> list[Unsent]:
     """Read what is not known to be published, in order."""
     orphans = ORPHANS in owned.epochs
     ours = json.dumps([*owned.epochs])
-    others = json.dumps([*_served(_owners(connection, owned.group))] if orphans else [])
+    others = json.dumps([*_served(_owners(connection, owned.group), database)] if orphans else [])
     asked = (after, owned.group, ours, orphans, others, most)
     found = []
     for row in connection.execute(UNSENT, asked).fetchall():
@@ -128,6 +128,7 @@ def take_over(
     connection: sqlite3.Connection,
     group: str,
     partitions: Collection[Partition],
+    database: Database,
     *,
     shared: bool,
 ) -> Owned:
@@ -135,9 +136,9 @@ def take_over(
 
     `shared`: the broker's members stand in the same file, and say whose they are.
     """
-    holder = holder_name()
+    holder = database.holder()
     former = _owners(connection, group)
-    assigned = _assigned(connection, group, holder) if shared else _served(former)
+    assigned = _assigned(connection, group, holder) if shared else _served(former, database)
     refused = set[Partition]()
     if shared:
         refused = {one for one in partitions if assigned.get(one, holder) != holder}
@@ -149,7 +150,7 @@ def take_over(
     )
     epochs = {partition: former.get(partition, (0, ""))[0] + 1 for partition in ours}
     holders = {former[partition][1] for partition in ours if partition in former}
-    gone = {one for one in holders if one and not alive(one)}
+    gone = {one for one in holders if one and not database.alive(one)}
     unclean = {partition for partition in ours if former.get(partition, (0, ""))[1] in gone}
     held = [
         (handler, chain)
@@ -172,13 +173,14 @@ def _assigned(connection: sqlite3.Connection, group: str, ours: str) -> dict[Par
     }
 
 
-def _living(owners: Owners) -> list[str]:
-    return [one for one in {holder for _, holder in owners.values()} if one and alive(one)]
+def _living(owners: Owners, database: Database) -> list[str]:
+    holders = dict.fromkeys(holder for _, holder in owners.values())
+    return [one for one in holders if one and database.alive(one)]
 
 
-def _served(owners: Owners) -> dict[Partition, str]:
+def _served(owners: Owners, database: Database) -> dict[Partition, str]:
     """Give the partitions that a process owns which is there, and the process."""
-    living = _living(owners)
+    living = _living(owners, database)
     return {place: holder for place, (_, holder) in owners.items() if holder in living}
 
 

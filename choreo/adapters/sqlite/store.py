@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 from choreo.adapters.sqlite.apply import ApplyWork
 from choreo.adapters.sqlite.contents import contents_of
+from choreo.adapters.sqlite.inline import InlineDatabase
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.migrating import migrated
 from choreo.adapters.sqlite.names import adopt, known, waiting_for
@@ -79,7 +80,7 @@ class SqliteStore:
         def take(connection: sqlite3.Connection) -> Owned:
             # Whoever owned them in this process has to look again.
             self._database.foreign = object()
-            owned = take_over(connection, group, partitions, shared=shared)
+            owned = take_over(connection, group, partitions, self._database, shared=shared)
             owned.held = [(self._present(connection, name), chain) for name, chain in owned.held]
             return owned
 
@@ -118,7 +119,10 @@ class SqliteStore:
         self._check()
         assert isinstance(self._log, Outbox), "a store that publishes has no outbox"
         await self._log.open()
-        return await self._database.read(lambda c: unsent_rows(c, owned, after=after, most=most))
+        database = self._database
+        return await database.read(
+            lambda c: unsent_rows(c, owned, database, after=after, most=most)
+        )
 
     async def contents(self) -> Contents:
         """Read everything that the file keeps, as of one moment; of all services."""
@@ -147,6 +151,10 @@ class SqliteStore:
     async def transaction(self) -> AsyncIterator[Tx]:
         self._check()
         await self._log.open()
+        if isinstance(self._database, InlineDatabase):
+            async with self._database.session() as tx:
+                yield tx
+            return
         session = Session(asyncio.get_running_loop())
         self._database.submit(session)
         try:
