@@ -50,7 +50,7 @@ WORDS: Mapping[type[Exception], str] = {
 
 def is_avro(content_type: str) -> bool:
     """Tell whether a content type is one of Avro's."""
-    return content_type.startswith(MEDIA)
+    return content_type.lower().startswith(MEDIA)
 
 
 class _Reading(NamedTuple):
@@ -257,7 +257,7 @@ class Avro:
 def _framed(record: Record) -> tuple[Ref, int]:
     """Give what names the schema, and where the value begins; raises DecodeError."""
     value = record.value
-    kind = record.headers.get(CONTENT_TYPE, "")
+    kind = record.headers.get(CONTENT_TYPE, "").lower()
     header = record.headers.get(VALUE_SCHEMA_ID)
     if header is not None:
         return _named_in_header(header.encode("utf-8", "surrogateescape")), 0

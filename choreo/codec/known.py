@@ -38,6 +38,7 @@ AGAIN_FIRST_S = 1.0
 AGAIN_LONGEST_S = 60.0
 MISSING_MAX = 10_000
 SAID_EVERY_S = 10.0
+SCAN_EVERY_S = 1.0
 
 log = logging.getLogger("choreo.codec")
 
@@ -84,6 +85,7 @@ class Schemas:
         self._asks = float(ASKS_AT_ONCE)
         self._asked_at = elapsed()
         self._said_at = -SAID_EVERY_S
+        self._scanned_at = -SCAN_EVERY_S
         self.busy = 0
         """How many questions are under way."""
 
@@ -178,10 +180,12 @@ class Schemas:
                 self._put_off(ref, _unknown(ref, "no folder of schemas is set", fix, passes=False))
             return
         there: Mapping[bytes, AvroSchema] = {}
-        try:
-            there = await asyncio.to_thread(self._folder.by_fingerprint)
-        except ConfigurationError as exc:
-            self._say(exc)
+        if self._elapsed() >= self._scanned_at + SCAN_EVERY_S:
+            self._scanned_at = self._elapsed()
+            try:
+                there = await asyncio.to_thread(self._folder.by_fingerprint)
+            except ConfigurationError as exc:
+                self._say(exc)
         for ref, schema in there.items():
             self._known[ref] = schema
         for ref in prints:

@@ -4,6 +4,7 @@ A patch is exact text. When the code changes, `test_table.py` says which patch n
 applies: find the lines that keep the promise now, and break those.
 """
 
+from tests.mutants.avro import AVRO
 from tests.mutants.mutant import Mutant, Patch
 from tests.mutants.postgres import POSTGRES
 
@@ -435,6 +436,7 @@ MUTANTS = (
         ),
         ("tests/unit/test_views.py::test_the_same_facts_again_change_nothing",),
     ),
+    *AVRO,
     *POSTGRES,
 )
 

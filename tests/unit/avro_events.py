@@ -1,6 +1,7 @@
 """Events with everything that Avro has a form for, and codecs to write them with."""
 
 import enum
+import itertools
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -97,8 +98,9 @@ def kept_in(folder: Path, *events: type[Event]) -> None:
 
 def folder_codec(folder: Path, *, recursive: bool = False) -> Codec:
     """Give a codec that writes Avro by a folder."""
+    hours = map(float, itertools.count(0, 3600))  # between any two looks
     schemas = Schemas(
-        SchemaFolder(folder, recursive), None, elapsed=lambda: 0.0, recursive=recursive
+        SchemaFolder(folder, recursive), None, elapsed=hours.__next__, recursive=recursive
     )
     return Codec(Avro(schemas), writes_avro=True)
 

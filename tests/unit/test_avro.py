@@ -22,7 +22,7 @@ from choreo.codec import Avro, Codec, Schemas, binary_mode, pack_record, unpack_
 from choreo.codec.avro import VALUE_SCHEMA_ID
 from choreo.errors import CodecError, ConfigurationError, DecodeError, SchemaIncompatibleError
 from choreo.events import CONTENT_TYPE, Event, Record
-from choreo.schemas import derived, examined
+from choreo.schemas import AvroSchema, SchemaFolder, derived, examined
 from tests.unit.avro_events import (
     EVENTS,
     Card,
@@ -245,7 +245,7 @@ async def test_confluents_framing_is_written_and_read() -> None:
     assert registry.asked == 0  # what we wrote ourselves is known
 
 
-@pytest.mark.parametrize("content_type", ["application/avro", "avro/binary"])
+@pytest.mark.parametrize("content_type", ["application/avro", "Avro/Binary"])
 @pytest.mark.parametrize("header", [b"\x01" + UUID(int=9).bytes, b"\x00\x00\x00\x00\x07", None])
 async def test_every_framing_of_other_producers_is_read(
     header: bytes | None, content_type: str
@@ -273,6 +273,25 @@ async def test_an_own_schema_has_to_be_where_readers_look(tmp_path: Path) -> Non
     registry.text = '"string"'
     with pytest.raises(ConfigurationError, match="choreo schemas register"):
         await registered.open([Everything])
+
+
+async def test_a_folder_is_looked_through_once_a_second_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looks = [0.0], []
+
+    def looked(self: SchemaFolder) -> dict[bytes, AvroSchema]:
+        looks.append(now[0])
+        return {}
+
+    monkeypatch.setattr(SchemaFolder, "by_fingerprint", looked)
+    codec = Codec(Avro(Schemas(SchemaFolder(tmp_path), None, elapsed=lambda: now[0])))
+    for number in range(100):
+        now[0] = number / 20
+        headers = {CONTENT_TYPE: "application/avro"}
+        value = b"\xc3\x01" + number.to_bytes(8, "big")
+        await codec.learn([Record("unit.avro", None, headers, value)])
+    assert len(looks) == 5
 
 
 async def test_who_has_no_schemas_says_what_to_set() -> None:

@@ -18,5 +18,15 @@ from choreo.testing.servers.program import (
     locked,
     own_folder,
 )
+from choreo.testing.servers.registry import RegistryServer
 
-__all__ = ["KafkaServer", "Program", "absent", "cache_folder", "free_ports", "locked", "own_folder"]
+__all__ = [
+    "KafkaServer",
+    "Program",
+    "RegistryServer",
+    "absent",
+    "cache_folder",
+    "free_ports",
+    "locked",
+    "own_folder",
+]
