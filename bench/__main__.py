@@ -12,6 +12,7 @@ from bench.figure import Figure, kept
 from bench.growth import inbox_growth, rss_growth
 from bench.hop import hop, hop2
 from bench.hot import hot_keys
+from bench.kafka_views import kafka_tracker
 from bench.saga import saga5, saga5_tx
 from bench.views import list_growth, tracker_events
 
@@ -26,6 +27,7 @@ MEASURES = {
     "inbox_growth_sqlite": inbox_growth,
     "tracker_events": tracker_events,
     "list_growth": list_growth,
+    "kafka_tracker": kafka_tracker,
     "hot_keys": hot_keys,
     "codec_avro": codec_avro,
 }

@@ -14,6 +14,7 @@ from bench.figure import Figure, kept
 from bench.growth import inbox_growth, rss_growth
 from bench.hop import hop, hop2
 from bench.hot import hot_keys
+from bench.kafka_views import kafka_tracker
 from bench.pace import percentile
 from bench.saga import saga5, saga5_tx
 from bench.views import list_growth, tracker_events
@@ -26,6 +27,7 @@ SMALL = {
     "rss_growth": partial(rss_growth, 20, 40),
     "inbox_growth_sqlite": partial(inbox_growth, 10, 100, 20),
     "tracker_events": partial(tracker_events, 50),
+    "kafka_tracker": partial(kafka_tracker, 60),
     "list_growth": partial(list_growth, 200, 600, 1),
     "hot_keys": partial(hot_keys, 50, 2, 1, 1),
     "codec_avro": partial(codec_avro, 20, 1),
@@ -36,6 +38,7 @@ def test_every_bench_has_a_small_run() -> None:
     assert SMALL.keys() == MEASURES.keys()
 
 
+@pytest.mark.timeout(180)  # one of them starts a Kafka and a PostgreSQL
 @pytest.mark.parametrize("name", SMALL)
 def test_a_bench_runs(name: str) -> None:
     measure: Callable[[], Sequence[Figure]] = SMALL[name]

@@ -1,0 +1,82 @@
+"""The tracker on Kafka and PostgreSQL: how fast one process takes in what it has not read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from bench.figure import Figure
+from bench.flows import Chain, interleaved
+from bench.process import started
+from choreo.adapters.kafka import KafkaBroker, KafkaSettings
+from choreo.events import MANIFESTS_TOPIC, STEPS_TOPIC, Record
+from choreo.ports import Topic
+from choreo.testing.servers import KafkaServer
+from choreo.testing.servers.postgres import PostgresServer
+
+__all__ = ["kafka_tracker"]
+
+FLOWS = 10_000
+LONG = Chain("order", 10)
+TOGETHER = 5000
+
+
+def kafka_tracker(flows: int = FLOWS) -> list[Figure]:
+    """Events a second that one tracker process takes from a log that it has not read yet.
+
+    Flows of ten events, 256 of them at a time side by side, on ten topics; views in PostgreSQL.
+    The baseline is a bare consumer of the same records: `getmany`, and nothing else.
+    """
+    postgres = PostgresServer.found(fsync=True)
+    with KafkaServer() as server:
+        postgres.start()
+        try:
+            written = asyncio.run(_write(server.bootstrap, flows))
+            bare = written / asyncio.run(_bare(server.bootstrap, written))
+            arguments = (server.bootstrap, postgres.database())
+            with started("bench.kafka_tracker_process", *arguments) as tracker:
+                took = tracker.heard()["caught_up_s"]
+        finally:
+            postgres.close()
+    return [
+        Figure("kafka_tracker", written / took, "events/s", bare,
+               f"{written:,} events into PostgreSQL; bare getmany read {bare:,.0f} a second"),
+    ]  # fmt: skip
+
+
+async def _write(servers: str, flows: int) -> int:
+    broker = KafkaBroker(KafkaSettings(servers, create_topics=True))
+    names = [*(LONG.topic(n) for n in range(LONG.events)), STEPS_TOPIC, MANIFESTS_TOPIC]
+    await broker.ensure([Topic(name) for name in names])
+    await broker.publish(LONG.manifests())
+    waiting: list[Record] = []
+    written = 0
+    for record in interleaved(LONG, flows):
+        waiting.append(record)
+        if len(waiting) == TOGETHER:
+            await broker.publish(waiting)
+            written += len(waiting)
+            waiting = []
+    await broker.publish(waiting)
+    await broker.close()
+    return written + len(waiting)
+
+
+async def _bare(servers: str, records: int) -> float:
+    """Read them all with the client alone; give the seconds."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest")
+    await consumer.start()
+    places = [
+        TopicPartition(LONG.topic(n), number) for n in range(LONG.events) for number in range(4)
+    ]
+    consumer.assign(places)
+    await consumer.seek_to_beginning(*places)
+    begun, read = time.perf_counter(), 0
+    while read < records:
+        found = await consumer.getmany(timeout_ms=1000, max_records=3000)
+        read += sum(len(batch) for batch in found.values())
+    took = time.perf_counter() - begun
+    await consumer.stop()
+    return took
