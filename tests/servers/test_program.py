@@ -37,7 +37,7 @@ def alive(pid: int) -> bool:
     """Tell whether the process is there and is not only waiting to be counted."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # as it goes, it is one or the other
         return False
     return state != "Z"
 
