@@ -27,14 +27,15 @@ def _lines(notice: str) -> Iterator[str]:
     yield ""
     yield "*Program* is the first of the order flow's seeded programs"
     yield "(`tests/services/test_order_stateful.py`, always the same ten) that noticed as well:"
-    yield "what whole-system runs find without knowing what to look for. Where there is none,"
+    yield "what whole-system runs find without knowing what to look for. Where it is none of them,"
     yield "only the test that knows does."
     yield from ("", "| mutant | breaks | noticed by | program |", "|---|---|---|---|")
     for mutant in MUTANTS:
         found = caught.get(mutant.name, {})
-        test, program = found.get("test", ""), found.get("program")
+        test = found.get("test", "")
+        program = (found["program"] or "none") if "program" in found else "not run yet"
         shown = f"`{test}`" if test else "not run yet"
-        yield f"| {mutant.name} | {mutant.breaks} | {shown} | {program or '–'} |"
+        yield f"| {mutant.name} | {mutant.breaks} | {shown} | {program} |"
     if ABSENT:
         yield from ("", "Nothing to break here:", "")
         yield from (f"- {name}: {why}" for name, why in ABSENT.items())
