@@ -6,15 +6,17 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from choreo.app import App, Deployment
 from choreo.environment import adopt_dotenv
 from choreo.errors import ChoreoError
+from choreo.health import ServicesProbe, served
 from choreo.service import Service
+from choreo.telemetry import configure
 
-__all__ = ["alone", "run"]
+__all__ = ["alone", "health_at", "run", "telling"]
 
 
 @asynccontextmanager
@@ -43,18 +45,40 @@ def _leave() -> None:
     os._exit(1)
 
 
+@contextmanager
+def telling(services: Sequence[Service], *, health: str) -> Iterator[None]:
+    """Have what the environment asks for told of this process; send what is left at the end."""
+    names = [service.name for service in services] or ["tracker"]
+    name = "choreo" if names[1:] else names[0]
+    end = configure(name, scraped=bool(health))
+    try:
+        yield
+    finally:
+        end()
+
+
 def run(*services: Service) -> None:
     """Run services until SIGTERM or SIGINT: the whole of a service's `__main__`."""
 
-    async def main() -> None:
-        async with alone(App(*services)) as app:
+    async def main(health: str) -> None:
+        app = App(*services)
+        async with served(ServicesProbe(app), health) as where, alone(app):
             names = ", ".join(service.name for service in services)
-            sys.stderr.write(f"running {names} on {Deployment.of()}; Ctrl-C ends it\n")
+            sys.stderr.write(
+                f"running {names} on {Deployment.of()}{health_at(where)}; Ctrl-C ends it\n"
+            )
             await app.serve()
 
     try:
         adopt_dotenv()
-        asyncio.run(main())
+        health = os.environ.get("CHOREO_HEALTH", "")
+        with telling(services, health=health):
+            asyncio.run(main(health))
     except ChoreoError as exc:
         sys.stderr.write(f"error: {exc}\n")
         raise SystemExit(1) from None
+
+
+def health_at(where: str) -> str:
+    """Say, at the end of a line, where health is served; nothing where it is not."""
+    return f", health on http://{where}" if where else ""

@@ -329,7 +329,8 @@ def settings_page() -> str:
         entry = short
         entries.discard(entry)
         what = " ".join((getattr(settings.Settings, entry).__doc__ or "").split())
-        rows.append(f"| `{variable}` | `{entry}` | {what} |")
+        told = f"`{entry}`" if entry in settings.TABLE else ""
+        rows.append(f"| `{variable}` | {told} | {what} |")
     assert not entries, f"docs/generate.py: no variable for the settings {entries}"
     table = ["| limit | default |", "|---|---|"]
     table += [f"| `{one.name}` | {one.default} |" for one in dataclasses.fields(Limits)]
@@ -400,8 +401,8 @@ def command_line_page() -> str:
     intro = [
         (root.help or ""), "",
         "Exit codes: 0; 1 for what failed or was found wrong; 2 for a call that is wrong itself.",
-        "`python -m choreo` is the same program. Some have pages of their own:",
-        "[dead](command-line-dead.md), [schemas](command-line-schemas.md),",
+        "`python -m choreo` is the same program. Some have pages of their own: "
+        "[dead](command-line-dead.md), [schemas](command-line-schemas.md), "
         "[topics](command-line-topics.md).", "",
     ]  # fmt: skip
     parts = verbs(root, "choreo", without=("dead", "schemas", "topics"))

@@ -102,6 +102,7 @@ class App:
         self.telemetry = Telemetry.configured()
         """What is told of this App; to be set before `start`. None: nothing, at no cost."""
         self._sampling: asyncio.Task[None] | None = None
+        self.started = self.leaving = False
         self.gave_up = False
         """Whether handlers were left behind that did not end when they were told to."""
 
@@ -159,16 +160,24 @@ class App:
         if settle_with is not None:
             self._stack.callback(settle_with(self._settle))
         await self._worker.start()
+        self.started = True
         if self.telemetry is not None:
             self._sampling = self.telemetry.sample(self._worker, ports, self.clock)
 
+    @property
+    def worker(self) -> Worker | None:
+        """What runs the services, between `start` and `stop`."""
+        return self._worker
+
     async def drain(self) -> None:
         """Take nothing new, finish what runs."""
+        self.leaving = True
         if self._worker is not None:
             await self._worker.drain()
 
     async def stop(self) -> None:
         """Drain and release everything. May be called twice, and before start."""
+        self.leaving = True
         worker, self._worker = self._worker, None
         if self._sampling is not None:
             self._sampling.cancel()

@@ -59,6 +59,14 @@ Folder = Annotated[
         show_default=False,
     ),
 ]
+Health = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[HOST:]PORT",
+        help="Serve /livez, /readyz, /startupz, /metrics there; else CHOREO_HEALTH, else nowhere.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 Deployed = Annotated[
@@ -82,9 +90,9 @@ def _begin(context: typer.Context) -> None:
 
 
 @app.command()
-def dev(modules: Modules = None, folder: Folder = None) -> None:
+def dev(modules: Modules = None, folder: Folder = None, *, health: Health = None) -> None:
     """Run all services and the tracker in one process, again after every change."""
-    develop(Settings(folder, modules or ()))
+    develop(Settings(folder, modules or (), health))
 
 
 @app.command()
@@ -93,15 +101,16 @@ def run(
     folder: Folder = None,
     *,
     tracker: Annotated[bool, typer.Option("--tracker", help="With the tracker beside.")] = False,
+    health: Health = None,
 ) -> None:
     """Run services until SIGTERM or Ctrl-C."""
-    run_services(Settings(folder, modules or ()), tracked=tracker)
+    run_services(Settings(folder, modules or (), health), tracked=tracker)
 
 
 @app.command("tracker")
-def tracker_(folder: Folder = None) -> None:
+def tracker_(folder: Folder = None, *, health: Health = None) -> None:
     """Follow the log and keep the views of all flows up to date."""
-    run_tracker(Settings(folder))
+    run_tracker(Settings(folder, (), health))
 
 
 @app.command()

@@ -18,8 +18,10 @@ from choreo.cli.loading import services
 from choreo.cli.onetracker import only_tracker
 from choreo.cli.output import execute, say
 from choreo.cli.settings import Settings
+from choreo.health import BothProbe, ServicesProbe, TrackerProbe, served
 from choreo.ports import Broker, Clock, ViewStore
-from choreo.running import alone
+from choreo.running import alone, health_at, telling
+from choreo.service import Service
 from choreo.tracker import tracker_of
 
 __all__ = [
@@ -47,8 +49,12 @@ def clock() -> Clock:
 
 def run_services(settings: Settings, *, tracked: bool) -> None:
     """Run services until SIGTERM or SIGINT; with the tracker beside them if asked."""
-    with _tracking(settings) if tracked else nullcontext():
-        execute(_run(settings, tracked=tracked))
+    loaded = services(settings.modules)
+    with (
+        _tracking(settings) if tracked else nullcontext(),
+        telling(loaded, health=settings.health),
+    ):
+        execute(_run(settings, loaded, tracked=tracked))
 
 
 def _tracking(settings: Settings) -> AbstractContextManager[None]:
@@ -57,23 +63,28 @@ def _tracking(settings: Settings) -> AbstractContextManager[None]:
     return nullcontext() if several else only_tracker(settings.database)
 
 
-async def _run(settings: Settings, *, tracked: bool) -> None:
-    loaded = services(settings.modules)
-    async with alone(App(*loaded, folder=settings.folder)) as app:
+async def _run(settings: Settings, loaded: Sequence[Service], *, tracked: bool) -> None:
+    app = App(*loaded, folder=settings.folder)
+    alone_probe = ServicesProbe(app)
+    probe = BothProbe(alone_probe) if tracked else alone_probe
+    async with served(probe, settings.health) as where, alone(app):
         serving = asyncio.create_task(app.serve())
         await asyncio.sleep(0)  # from here on signals are heard
         names = ", ".join(service.name for service in loaded)
         beside = " and the tracker" if tracked else ""
-        say(f"running {names}{beside} on {settings.deployment}; Ctrl-C ends it")
-        if tracked:
-            await _serve_tracked(app, serving, settings)
+        say(f"running {names}{beside} on {settings.deployment}{health_at(where)}; Ctrl-C ends it")
+        if isinstance(probe, BothProbe):
+            await _serve_tracked(app, serving, settings, probe)
         else:
             await serving
 
 
-async def _serve_tracked(app: App, serving: asyncio.Task[None], settings: Settings) -> None:
+async def _serve_tracked(
+    app: App, serving: asyncio.Task[None], settings: Settings, probe: BothProbe
+) -> None:
     views = open_views(settings.folder)
     tracker = tracker_of(app.broker, views, app.clock)
+    probe.tracker = TrackerProbe(tracker.course, views)
     following = asyncio.create_task(tracker.run())
     try:
         await asyncio.wait((serving, following), return_when=asyncio.FIRST_COMPLETED)
@@ -100,7 +111,7 @@ def run_tracker(settings: Settings) -> None:
     """
     step_back()
     collect_rarely()
-    with _tracking(settings):
+    with _tracking(settings), telling((), health=settings.health):
         execute(_track(open_broker(settings.folder), open_views(settings.folder), settings))
 
 
@@ -132,8 +143,9 @@ async def _track(broker: Broker, views: ViewStore, settings: Settings) -> None:
     try:
         await broker.ensure(())  # what can not be opened is told first, and alone
         await views.position()
-        say(f"following {settings.deployment}; Ctrl-C ends it")
-        await tracker.run()
+        async with served(TrackerProbe(tracker.course, views), settings.health) as where:
+            say(f"following {settings.deployment}{health_at(where)}; Ctrl-C ends it")
+            await tracker.run()
     finally:
         await views.close()
         await broker.close()
@@ -151,6 +163,8 @@ async def _develop(settings: Settings) -> None:
     command = [sys.executable, "-m", "choreo", "run", "--tracker", *settings.modules]
     if settings.folder is not None:
         command += ["--folder", settings.folder]
+    if settings.health:
+        command += ["--health", settings.health]
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

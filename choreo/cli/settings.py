@@ -27,6 +27,8 @@ from choreo.environment import (
     wrong,
 )
 from choreo.errors import ConfigurationError
+from choreo.health import Address
+from choreo.telemetry import asked
 
 __all__ = ["Setting", "Settings"]
 
@@ -58,6 +60,7 @@ class Settings:
 
     folder_flag: Path | None = None
     modules_flag: Sequence[str] = ()
+    health_flag: str | None = None
 
     @cached_property
     def _table(self) -> dict[str, Any]:
@@ -93,9 +96,11 @@ class Settings:
         variables = [
             partial(check_variable, name, "the environment") for name in sorted(os.environ)
         ]
-        looks: list[Callable[[], object]] = [
-            *variables, *self._looks(), self.adopt, lambda: self.deployment, codec_settings,
+        ours: list[Callable[[], object]] = [
+            self.adopt, lambda: self.deployment, codec_settings,
+            lambda: self.health, lambda: self.telemetry,
         ]  # fmt: skip
+        looks: list[Callable[[], object]] = [*variables, *self._looks(), *ours]
         for look in looks:
             try:
                 look()
@@ -116,6 +121,7 @@ class Settings:
             check_variable(name, "the environment")
         self.adopt()
         _ = self.folder, self.deployment, self.modules, self.invariants, codec_settings()
+        _ = self.health, self.telemetry
 
     def adopt(self) -> None:
         """Take broker and store of `[tool.choreo]` into the environment, as `.env` is taken."""
@@ -167,6 +173,21 @@ class Settings:
         return tuple(self.modules_flag) or self._names("modules")
 
     @property
+    def health(self) -> str:
+        """Where /livez, /readyz, /startupz, /metrics are served: HOST:PORT, or a port alone."""
+        text = self.health_flag
+        if text is None:
+            text = os.environ.get("CHOREO_HEALTH", "")
+        if text:
+            Address.parse(text)
+        return text
+
+    @property
+    def telemetry(self) -> str:
+        """Whether traces and metrics leave the process, 1 or 0; else an OTLP endpoint decides."""
+        return "1" if asked() else "0"
+
+    @property
     def invariants(self) -> tuple[str, ...]:
         """The user's own invariants, each `module:function`."""
         return self._names("invariants")
@@ -203,6 +224,10 @@ class Settings:
              "yes: who starts registers what the registry does not know"),
             ("recursion", "allow" if codec.recursive else "", "CHOREO_AVRO_RECURSION", (),
              "allow: take Avro records that contain themselves, 64 deep at most"),
+            ("health", self.health, "CHOREO_HEALTH", (),
+             "where /livez, /readyz, /startupz and /metrics are served"),
+            ("telemetry", self.telemetry, "CHOREO_TELEMETRY", (),
+             "whether traces and metrics leave the process"),
         )  # fmt: skip
         written = dotenv()
         found = []

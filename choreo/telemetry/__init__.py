@@ -9,6 +9,7 @@ from choreo.telemetry.attempts import Attempts
 from choreo.telemetry.log_fields import CURRENT, LogFields, about, nobody
 from choreo.telemetry.names import ATTRIBUTES, LOG_FIELDS, METRICS, SPANS, Metric, Span
 from choreo.telemetry.sampler import Sampler
+from choreo.telemetry.sdk import asked, configure, exported
 
 __all__ = [
     "ATTRIBUTES",
@@ -23,5 +24,8 @@ __all__ = [
     "Span",
     "Telemetry",
     "about",
+    "asked",
+    "configure",
+    "exported",
     "nobody",
 ]

@@ -6,6 +6,7 @@
 """
 
 from choreo.tracker.catalog import Catalog
+from choreo.tracker.course import Course
 from choreo.tracker.driver import Tracker
 from choreo.tracker.facts import Taken, epoch, take
 from choreo.tracker.feed import catalog_of, view_of
@@ -32,6 +33,7 @@ __all__ = [
     "Attempt",
     "Badges",
     "Catalog",
+    "Course",
     "EventView",
     "FlowView",
     "Missing",

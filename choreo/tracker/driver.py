@@ -9,6 +9,7 @@ from itertools import count
 from choreo.errors import ChoreoError, StoreConflictError
 from choreo.events import ID, Record
 from choreo.ports import Broker, Clock, ViewBatch, ViewStore
+from choreo.tracker.course import Course
 from choreo.tracker.feed import BATCH, OUTAGE_S, REST_S, Feed
 
 __all__ = ["Tracker"]
@@ -34,6 +35,8 @@ class Tracker:
         self._last = ""
         self._begun = False
         self._stopped = False
+        self.course = Course(clock)
+        """How it gets on."""
 
     @property
     def position(self) -> int:
@@ -52,11 +55,13 @@ class Tracker:
                 return
             try:
                 await self.catch_up()
+                self.course.reached_the_end()
                 if turn % TURNS_PER_LOOK == 0:  # that the views are there, if nothing comes
                     await self._views.position()
             except ChoreoError as exc:
                 if not exc.transient:
                     raise
+                self.course.outage = exc
                 log.warning("the tracker waits, and goes on where it was: %s", exc)
                 await self._clock.sleep(OUTAGE_S)
                 self._begun = False  # what was written, and what not, is to be asked
@@ -93,7 +98,7 @@ class Tracker:
                 ViewBatch(self._position, 0, "", fold=self._feed.summary, ends=(), reset=True)
             )
             await self._load()
-        self._begun = True
+        self._begun = self.course.begun = True
 
     async def _load(self) -> None:
         self._position, self._last, _ = await self._feed.load()

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from choreo.errors import ChoreoError, StoreConflictError
 from choreo.events import Partition, Record
 from choreo.ports import Broker, Clock, Subscription, ViewBatch, ViewStore
+from choreo.tracker.course import Course
 from choreo.tracker.driver import Tracker
 from choreo.tracker.feed import BATCH, OUTAGE_S, REST_S, Feed
 
@@ -52,6 +53,8 @@ class SharedTracker:
         self._marks: dict[Partition, int] = {}
         self._filled: frozenset[Partition] = frozenset()
         self._told = asyncio.Event()
+        self.course = Course(clock)
+        """How it gets on."""
 
     @property
     def marks(self) -> Mapping[Partition, int]:
@@ -69,6 +72,7 @@ class SharedTracker:
             except ChoreoError as exc:
                 if not exc.transient:
                     raise
+                self.course.outage = exc
                 log.warning("the tracker waits, and goes on where it was: %s", exc)
                 await self._paused(OUTAGE_S)
 
@@ -92,8 +96,10 @@ class SharedTracker:
     async def _follow(self) -> None:
         """Be a member until topics come, or we are told to end."""
         await self._load()
+        self.course.begun = True
         topics = await self._topics()
         if not topics:
+            self.course.reached_the_end()
             await self._paused(LOOK_S)
             return
         subscription = await self._broker.subscribe(GROUP, topics)
@@ -110,6 +116,8 @@ class SharedTracker:
                     records = polling.result()
                     polling = asyncio.ensure_future(subscription.poll(BATCH))
                 await self._take(subscription, records)
+                if len(records) < BATCH and not self._told.is_set():
+                    self.course.reached_the_end()
                 await self._clock.sleep(REST_S)
         finally:
             polling.cancel()

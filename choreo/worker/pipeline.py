@@ -23,6 +23,7 @@ __all__ = ["Limits", "Pipeline"]
 T = TypeVar("T")
 Apply = Callable[[Sequence[Plan]], Awaitable[Sequence[Applied | BaseException]]]
 log = logging.getLogger("choreo.worker")
+OUTAGE_LASTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class Pipeline:
         self.behind = 0  # wait behind another one of their chain
         self.sleeping = 0
         self._outage_said = -math.inf
+        self._outage: tuple[float, ChoreoError] | None = None
         self.failure: asyncio.Future[None] | None = None
         self._outages = Counter[str]()  # loops that wait for the store to answer
         self._tasks: dict[asyncio.Task[None], None] = {}  # in order: a run repeats itself
@@ -272,6 +274,7 @@ class Pipeline:
     def say_outage(self, error: ChoreoError) -> None:
         """Say that the store is down: once every `outage_s`, however many wait for it."""
         now = self.clock.elapsed()
+        self._outage = now, error
         if now >= self._outage_said + self.limits.outage_s:
             self._outage_said = now
             log.warning("the store does not answer, everything waits for it: %s", error)
@@ -280,6 +283,14 @@ class Pipeline:
     def stands(self) -> bool:
         """Whether nothing can be committed."""
         return self._outages["commit"] == self.limits.committers
+
+    @property
+    def outage(self) -> ChoreoError | None:
+        """What is not answered: it is asked again every `outage_s`, so an old error is over."""
+        if self._outage is None:
+            return None
+        at, error = self._outage
+        return error if self.clock.elapsed() < at + OUTAGE_LASTS * self.limits.outage_s else None
 
     @property
     def stalled(self) -> int:

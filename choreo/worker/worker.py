@@ -191,6 +191,11 @@ class Worker:
         return self._relay is not None and self._relay.busy
 
     @property
+    def outage(self) -> ChoreoError | None:
+        """What the store, or the log, answers instead of doing what it is asked for."""
+        return self._pipeline.outage
+
+    @property
     def busy(self) -> int:
         """How many deliveries are on their way: not those that wait for their time or turn."""
         pipeline = self._pipeline

@@ -29,9 +29,11 @@ def test_every_setting_says_where_it_comes_from(shop: Terminal) -> None:
         "invariants": ("", "default"),
         "store": (".choreo/choreo.db", "default"),
         **AVRO,
+        "health": ("", "default"),
+        "telemetry": ("0", "default"),
     }
     assert rows(shop, "--folder", "here")["database"] == ("here/choreo.db", "flag")
-    shop.write(".env", "CHOREO_MODULES=a b\nCHOREO_INVARIANTS=x:y\n")
+    shop.write(".env", "CHOREO_MODULES=a b\nCHOREO_INVARIANTS=x:y\nCHOREO_HEALTH=8081\n")
     assert rows(shop)["modules"] == ("a b", ".env CHOREO_MODULES")
     found = rows(shop, CHOREO_MODULES="c", CHOREO_BROKER="sqlite:///there/choreo.db")
     assert found == {
@@ -40,13 +42,16 @@ def test_every_setting_says_where_it_comes_from(shop: Terminal) -> None:
         "invariants": ("x:y", ".env CHOREO_INVARIANTS"),
         "store": ("there/choreo.db", "default"),
         **AVRO,
+        "health": ("8081", ".env CHOREO_HEALTH"),
+        "telemetry": ("0", "default"),
     }
 
 
 def test_people_are_told_what_it_is_for(shop: Terminal) -> None:
     said = shop.call("config", "show", COLUMNS="120")
     assert said.code == 0
-    assert said.out.splitlines()[:14] == [
+    lines = said.out.splitlines()
+    assert lines[:14] == [
         "database  from default",
         "  where the log is; by default the stores are in its file, views.db beside",
         "    .choreo/choreo.db",
@@ -61,6 +66,13 @@ def test_people_are_told_what_it_is_for(shop: Terminal) -> None:
         "codec  from default",
         "  what values are written as; what they are read as, each says itself",
         "    json",
+    ]
+    assert lines[-5:] == [
+        "health  not set",
+        "  where /livez, /readyz, /startupz and /metrics are served",
+        "telemetry  from default",
+        "  whether traces and metrics leave the process",
+        "    0",
     ]
     assert max(map(len, shop.call("config", "show", COLUMNS="80").out.splitlines())) <= 80
 

@@ -10,7 +10,7 @@ from tests.house.source import Import, Source, imports, report, sources
 # that stand to the right of it. A package counts as the module of its name.
 FLOORS: dict[int, tuple[str, ...]] = {
     8: ("__main__", "cli", "dashboard"),
-    7: ("testing", "running", "app", "environment"),
+    7: ("testing", "running", "health", "app", "environment"),
     6: ("adapters",),
     5: ("worker", "tracker", "replay", "audit", "outcomes"),
     4: ("telemetry", "step", "topology"),

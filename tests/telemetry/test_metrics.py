@@ -1,20 +1,24 @@
 """Metrics, the table of all that is told, and what is never told."""
 
+import asyncio
 import logging
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from choreo import App
+from choreo import App, Service
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
 from choreo.adapters.system import SystemClock
 from choreo.events import Partition, Record
 from choreo.telemetry import ATTRIBUTES, METRICS, SPANS
 from tests.bad_input.desk import Desk, headers_of, until
 from tests.telemetry.conftest import Told
-from tests.telemetry.desk import PRIVATE, SECRET, Asked, opened, service
+from tests.telemetry.desk import PRIVATE, SECRET, Answered, Asked, opened, service
 
+UNSENT = "choreo.outbox.oldest.age"
 IDS = ("messaging.message.id", "messaging.message.conversation_id", "messaging.kafka.offset")
 
 
@@ -146,18 +150,39 @@ async def test_a_busy_loop_is_measured(told: Told) -> None:
         await until(lambda: told.points("choreo.event_loop.lag")[0].max > 0.1)
 
 
-async def test_what_waits_for_a_relay_is_measured(told: Told, tmp_path: Path) -> None:
+async def test_what_waits_for_a_relay_is_measured_and_sent_in_its_trace(
+    told: Told, tmp_path: Path
+) -> None:
     clock = SystemClock()
     outside = Log(Database(tmp_path / "log.db"))
     store = SqliteStore(Log(Database(tmp_path / "store.db")), clock=clock, publishes=False)
-    app = App(service(), broker=SqliteBroker(outside), store=store, clock=clock)
+    desk, held = Service("desk"), asyncio.Event()
+
+    @desk.on(Asked)
+    async def answer(asked: Asked) -> Answered:
+        await held.wait()
+        return Answered()
+
+    app = App(desk, broker=SqliteBroker(outside), store=store, clock=clock)
     app.telemetry = told.telemetry
     async with app:
-        await app.publish(Asked())
-        await until(lambda: [one.value > 0 for one in told.points("choreo.outbox.oldest.age")])
-        await until(lambda: told.points("choreo.outbox.oldest.age")[0].value > 0)
-        labels = told.points("choreo.outbox.oldest.age")[0].attributes
-    assert dict(labels) == {"messaging.consumer.group.name": "desk"}
-    # What only lies in the outbox was not sent yet.
-    assert not [span for span in told.spans("send") if span.name == "send desk.answered"]
-    assert not told.count("messaging.client.sent.messages", **{TOPIC: "desk.answered"})
+        flow = await app.publish(Asked())
+        with closing(sqlite3.connect(tmp_path / "log.db")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            held.set()
+            await until(lambda: [p for p in told.points(UNSENT) if p.value > 0])
+            assert not [span for span in told.spans("send") if span.name == "send desk.answered"]
+            assert not told.count("messaging.client.sent.messages", **{TOPIC: "desk.answered"})
+        await until(
+            lambda: told.count("messaging.client.sent.messages", **{TOPIC: "desk.answered"})
+        )
+        (labels,) = [dict(point.attributes) for point in told.points(UNSENT)]
+    assert labels == {"messaging.consumer.group.name": "desk"}
+    (sent,) = [
+        span for span in told.spans("send")
+        if span.name == "send desk.answered" and "error.type" not in (span.attributes or {})
+    ]  # fmt: skip
+    (processed,) = told.spans("process")
+    assert sent.parent is not None
+    assert sent.parent.span_id == processed.context.span_id
+    assert (sent.attributes or {})["messaging.message.conversation_id"] == flow
