@@ -11,6 +11,7 @@ TX = "choreo/adapters/postgres/tx.py"
 APPLY = "choreo/adapters/postgres/apply.py"
 
 STORE = "tests/postgres/test_contract.py::TestPostgresStore::"
+BOLDNESS = "tests/postgres/test_boldness.py::"
 INTERLEAVINGS = "tests/postgres/test_interleavings.py::"
 
 POSTGRES = (
@@ -111,9 +112,31 @@ POSTGRES = (
         (f"{STORE}test_a_section_that_raises_leaves_nothing",),
     ),
     Mutant(
+        "PostgreSQL: a section that raises boldly is kept",
+        "what a section did without a savepoint is taken back when it raises",
+        (Patch(SECTIONS, "        if boldly and run.saying:", "        if False:"),),
+        (f"{BOLDNESS}test_one_that_raises_is_taken_back_alone",),
+    ),
+    Mutant(
+        "PostgreSQL: other answers than before are taken",
+        "what a section was told holds when its step is committed",
+        (
+            Patch(
+                SECTIONS,
+                "            if await statements.run_unsaved(sql, values) != answer:",
+                "            if await statements.run_unsaved(sql, values) is None:",
+            ),
+        ),
+        (f"{BOLDNESS}test_other_answers_than_before_are_a_conflict",),
+    ),
+    Mutant(
         "PostgreSQL: a swallowed conflict is kept",
         "what can not be serialized is run again, whatever its handler makes of it",
-        (Patch(SECTIONS, "        if statements.doomed is not None:", "        if False:"),),
+        (
+            Patch(
+                SECTIONS, "            if statements.doomed is not None:", "            if False:"
+            ),
+        ),
         (f"{INTERLEAVINGS}test_a_section_that_can_not_be_serialized_says_so",),
     ),
 )

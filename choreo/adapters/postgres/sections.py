@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 from choreo.adapters.postgres.apply import (
     CONFLICTS_MAX,
@@ -20,13 +22,13 @@ from choreo.adapters.postgres.apply import (
     perform,
     unwritten,
 )
-from choreo.adapters.postgres.board import Board, InboxRow, inbox_row
+from choreo.adapters.postgres.board import Board, InboxRow, inbox_row, output_place
 from choreo.adapters.postgres.edge import translated
 from choreo.adapters.postgres.lines import Connection, Lines
 from choreo.adapters.postgres.names import Names
 from choreo.adapters.postgres.plain import is_plain
 from choreo.adapters.postgres.rows import NEW_ROWS, ROWS_GONE, columns, lock_claims, publish
-from choreo.adapters.postgres.tx import SectionTx, Statements, driven
+from choreo.adapters.postgres.tx import Answer, SectionTx, Statements, checked, driven
 from choreo.errors import (
     ChoreoError,
     StoreConflictError,
@@ -35,7 +37,7 @@ from choreo.errors import (
 )
 from choreo.events import Record
 from choreo.plan import Change, Plan, Publish, Settle, Status
-from choreo.ports import Applied, Clock, Row, Seen, Want
+from choreo.ports import Applied, Clock, Seen, Want
 
 __all__ = ["Sections"]
 
@@ -43,8 +45,10 @@ MOST = 32
 """Sections in one transaction: PostgreSQL keeps no more than 64 of what they save at hand."""
 SECTIONS_S = 0.1
 """No new section begins in a transaction after this long."""
+TOO_LONG = "CH4007"
 NOTHING = Seen()
 Learn = Callable[[Sequence[Plan]], Awaitable[None]]
+Key = tuple[int, bytes]
 Look = Callable[[Connection, Sequence[Want]], Awaitable[Sequence[Seen]]]
 
 
@@ -62,15 +66,32 @@ class _DoomedError(Exception):
         self.why = why
 
 
+class _Said(NamedTuple):
+    """A statement of a section, and what it was answered."""
+
+    sql: str
+    values: list[object]
+    answer: Answer
+
+
 @dataclass(slots=True)
 class _Run:
-    """One transaction of sections: what is known of each, by index."""
+    """One transaction of sections: what is known of each, by index.
 
+    It begins boldly, without savepoints: they cost as much as the statements. When something
+    has to be taken back, it begins anew and `careful`: what was said is said again, and has to
+    be answered as it was; from then on each section and statement has its savepoint.
+    """
+
+    plans: Sequence[Plan]
     results: dict[int, Applied | BaseException] = field(default_factory=dict)
-    claimed: dict[tuple[int, bytes], InboxRow] = field(default_factory=dict)
-    unclaimed: list[tuple[int, bytes]] = field(default_factory=list)
+    claimed: dict[Key, InboxRow] = field(default_factory=dict)
+    waiting: set[Key] = field(default_factory=set)  # claims whose section has not run
     published: list[tuple[int, Record]] = field(default_factory=list)
+    said: list[_Said] = field(default_factory=list)  # in sections that are done
+    saying: list[_Said] = field(default_factory=list)  # in the one that runs
     begun: bool = False
+    careful: bool = False
     saved: bool = False
 
 
@@ -106,7 +127,7 @@ class Sections:
     async def _part(self, lines: Lines, plans: Sequence[Plan]) -> Results:
         """Run the first of these, as many as there is time for."""
         for turn in range(CONFLICTS_MAX):
-            run = _Run()
+            run = _Run(plans)
             try:
                 async with lines.one() as connection:
                     with translated(self._where):
@@ -142,11 +163,9 @@ class Sections:
     ) -> Results:
         await connection.execute(self._begin)
         try:
-            stale = await lock_claims(connection, self._names, plans)
-            for index, plan in enumerate(plans):
-                if id(plan.owned) in stale:
-                    run.results[index] = Applied.STALE
-            await self._claim(connection, run, plans)
+            for index in await self._stale(connection, plans):
+                run.results[index] = Applied.STALE
+            await self._claim(connection, run)
             last = time.perf_counter() + SECTIONS_S
             for index, plan in enumerate(plans):
                 if index in run.results:
@@ -155,8 +174,11 @@ class Sections:
                     plans = plans[:index]
                     break
                 run.results[index] = await self._one(connection, run, plan)
+                run.said += run.saying
+                run.saying.clear()
             done = [run.results[index] for index in range(len(plans))]
-            await self._write(connection, run)
+            await self._unclaim(connection, run, run.waiting)
+            await publish(connection, run.published)
             await connection.execute("COMMIT")
         except BaseException:
             if connection.is_in_transaction():
@@ -164,31 +186,54 @@ class Sections:
             raise
         return done
 
-    # ── before ───────────────────────────────────────────────────────────────────────────
+    async def _stale(self, connection: Connection, plans: Sequence[Plan]) -> list[int]:
+        stale = await lock_claims(connection, self._names, plans)
+        return [index for index, plan in enumerate(plans) if id(plan.owned) in stale]
 
-    async def _claim(self, connection: Connection, run: _Run, plans: Sequence[Plan]) -> None:
+    # ── claims ───────────────────────────────────────────────────────────────────────────
+
+    def _key(self, plan: Plan) -> Key:
+        return self._names.handlers[plan.want.handler], plan.want.subject
+
+    async def _claim(self, connection: Connection, run: _Run) -> None:
         """Insert the rows of those that bring them, at once; whoever has none looks."""
-        wanted: dict[tuple[int, bytes], InboxRow] = {}
-        for index, plan in enumerate(plans):
+        wanted: dict[Key, InboxRow] = {}
+        for index, plan in enumerate(run.plans):
             if plan.changes and index not in run.results:
                 claim = plan.changes[0]
                 assert isinstance(claim, Settle)
-                key = (self._names.handlers[claim.handler], claim.subject)
-                wanted.setdefault(key, inbox_row(self._names, claim))
-        if wanted:
-            rows = [(*key, *wanted[key][:-1]) for key in sorted(wanted)]
-            for row in await connection.fetch(NEW_ROWS, *columns(rows)):
-                run.claimed[row[0], row[1]] = wanted[row[0], row[1]]
+                wanted.setdefault(self._key(plan), inbox_row(self._names, claim))
+        run.claimed = {key: wanted[key] for key in await self._inserted(connection, wanted)}
+        run.waiting = set(run.claimed)
+
+    @staticmethod
+    async def _inserted(connection: Connection, wanted: Mapping[Key, InboxRow]) -> set[Key]:
+        if not wanted:
+            return set()
+        rows = [(*key, *wanted[key][:-1]) for key in sorted(wanted)]
+        return {(row[0], row[1]) for row in await connection.fetch(NEW_ROWS, *columns(rows))}
+
+    @staticmethod
+    async def _unclaim(connection: Connection, run: _Run, keys: Collection[Key]) -> None:
+        if keys:
+            await connection.execute(ROWS_GONE, *columns(sorted(keys)))
+        for key in tuple(keys):
+            run.claimed.pop(key, None)
+            run.waiting.discard(key)
 
     # ── one section ──────────────────────────────────────────────────────────────────────
 
     async def _one(self, connection: Connection, run: _Run, plan: Plan) -> Applied | BaseException:
-        key = (self._names.handlers[plan.want.handler], plan.want.subject)
-        claimed = bool(plan.changes) and run.claimed.pop(key, None) is not None
-        again = "RELEASE SAVEPOINT plan; " if run.saved else ""
-        await connection.execute(f"{again}SAVEPOINT plan")
-        run.saved = True
+        key = self._key(plan)
+        claimed = bool(plan.changes) and key in run.waiting
+        run.waiting.discard(key)
+        if run.careful:
+            again = "RELEASE SAVEPOINT plan; " if run.saved else ""
+            await connection.execute(f"{again}SAVEPOINT plan")
+            run.saved = True
         try:
+            if not claimed:
+                await self._begin_anew(connection, run)
             return await self._run(connection, run, plan, claimed=claimed)
         except _DoomedError as doomed:
             raise doomed.why from doomed
@@ -196,10 +241,18 @@ class Sections:
             result: Applied | BaseException = lost.applied
         except Exception as exc:  # noqa: BLE001 - stands in the plan's place
             result = exc
-        await connection.execute("ROLLBACK TO SAVEPOINT plan")
+        boldly = not run.careful
+        if boldly and run.saying:
+            run.saying.clear()
+            if claimed:
+                del run.claimed[key]
+            await self._begin_anew(connection, run)
+            return result
+        run.saying.clear()
+        if not boldly:
+            await connection.execute("ROLLBACK TO SAVEPOINT plan")
         if claimed:
-            run.unclaimed.append(key)
-            await self._unclaim(connection, run)
+            await self._unclaim(connection, run, [key])
         return result
 
     async def _run(
@@ -212,35 +265,28 @@ class Sections:
                 raise _LostError(Applied.DUPLICATE)
         assert plan.section is not None
         run.begun = True
-        statements = _Guarded(connection, self._hold_s)
-        changes: tuple[Change, ...] = await driven(plan.section(SectionTx(), seen), statements)
-        if statements.doomed is not None:
-            raise _DoomedError(statements.doomed)
-        await self._left(connection, run, plan, changes, claimed=claimed)
+        anew = partial(self._begin_anew, connection, run)
+        statements = _Guarded(connection, run, anew, self._hold_s)
+        try:
+            changes: tuple[Change, ...] = await driven(plan.section(SectionTx(), seen), statements)
+        finally:
+            if statements.doomed is not None:  # whatever the section makes of it
+                raise _DoomedError(statements.doomed)
+        if claimed and changes[:1] == plan.changes and is_plain(changes):
+            place = output_place(self._names, plan._replace(changes=changes))
+            run.published += [(place, one.record) for one in changes if isinstance(one, Publish)]
+            return Applied.DONE
+        await self._begin_anew(connection, run)
+        await self._left(connection, plan, changes, claimed=claimed)
         return Applied.DONE
 
     async def _left(
-        self,
-        connection: Connection,
-        run: _Run,
-        plan: Plan,
-        changes: tuple[Change, ...],
-        *,
-        claimed: bool,
+        self, connection: Connection, plan: Plan, changes: tuple[Change, ...], *, claimed: bool
     ) -> None:
-        """Write what the step leaves; of a plain one that brought its row, at the end."""
-        if claimed and changes[:1] == plan.changes and is_plain(changes):
-            first = changes[0]
-            assert isinstance(first, Settle)
-            owner = self._names.place(first.handler, *first.source[:2])
-            run.published += [
-                (owner, change.record) for change in changes if isinstance(change, Publish)
-            ]
-            return
+        """Write what the step leaves, where it is not what it brought."""
         try:
             if claimed:
-                key = (self._names.handlers[plan.want.handler], plan.want.subject)
-                await connection.execute(ROWS_GONE, [key[0]], [key[1]])
+                await connection.execute(ROWS_GONE, *columns([self._key(plan)]))
             left = [plan._replace(changes=changes)]
             await self._learn(left)
             board = Board(self._names, self._clock.now())
@@ -253,44 +299,91 @@ class Sections:
         if applied is not Applied.DONE:
             raise _LostError(applied)
 
+    async def _begin_anew(self, connection: Connection, run: _Run) -> None:
+        """Be careful from now on: say all that was said in a transaction with savepoints."""
+        if run.careful:
+            return
+        run.careful = run.saved = True
+        try:
+            with translated(self._where):
+                if not run.said and not run.saying and not run.begun:
+                    await connection.execute("SAVEPOINT plan")
+                    return
+                await connection.execute(f"ROLLBACK; {self._begin}")
+                stale = set(await self._stale(connection, run.plans))
+                known = {i for i, one in run.results.items() if one is Applied.STALE}
+                if stale != known or await self._inserted(connection, run.claimed) != set(
+                    run.claimed
+                ):
+                    raise StoreConflictError("others have written meanwhile", fix="nothing")
+                statements = Statements(connection)
+                await self._say(statements, run.said)
+                await connection.execute("SAVEPOINT plan")
+                await self._say(statements, run.saying)
+        except ChoreoError as exc:
+            raise _DoomedError(exc if exc.transient else _again(exc)) from exc
+
     @staticmethod
-    async def _unclaim(connection: Connection, run: _Run) -> None:
-        await connection.execute(ROWS_GONE, *columns(run.unclaimed))
-        run.unclaimed.clear()
-
-    # ── after ────────────────────────────────────────────────────────────────────────────
-
-    async def _write(self, connection: Connection, run: _Run) -> None:
-        """Take back the claims that were not run, and publish."""
-        run.unclaimed += run.claimed
-        if run.unclaimed:
-            await self._unclaim(connection, run)
-        await publish(connection, run.published)
+    async def _say(statements: Statements, said: Sequence[_Said]) -> None:
+        for sql, values, answer in said:
+            if await statements.run_unsaved(sql, values) != answer:
+                raise StoreConflictError("others have written meanwhile", fix="nothing")
 
 
 class _Guarded(Statements):
     """Statements of a section: how long it may last, and whether all is lost with one."""
 
-    def __init__(self, connection: Connection, hold_s: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        run: _Run,
+        begin_anew: Callable[[], Awaitable[None]],
+        hold_s: float,
+    ) -> None:
         super().__init__(connection, saved="plan")
+        self._all = run
+        self._begin_anew = begin_anew
         self._last = time.perf_counter() + hold_s
         self._hold_s = hold_s
         self.doomed: ChoreoError | None = None
 
-    async def run(self, sql: str, values: tuple[object, ...]) -> tuple[list[Row], int]:
+    async def run(self, sql: str, values: tuple[object, ...]) -> Answer:
         if self.doomed is not None:
             raise self.doomed
         if time.perf_counter() > self._last:
             raise StoreError(
                 f"a Tx was open for more than {self._hold_s:g} s: rolled back",
-                code="CH4007",
+                code=TOO_LONG,
                 fix="make it shorter; it holds up every writer of this process",
             )
         try:
-            return await super().run(sql, values)
+            answer = await self._answer(sql, values)
         except (StoreConflictError, StoreUnavailableError) as exc:
             self.doomed = exc
             raise
+        except _DoomedError as doomed:
+            self.doomed = doomed.why
+            raise doomed.why from doomed
+        return answer
+
+    async def _answer(self, sql: str, values: tuple[object, ...]) -> Answer:
+        run = self._all
+        if run.careful:
+            return await super().run(sql, values)
+        plain = checked(sql, values)
+        try:
+            answer = await self.run_unsaved(sql, plain)
+        except ChoreoError as exc:
+            if exc.transient:
+                raise
+            await self._begin_anew()
+            if exc.code == TOO_LONG:
+                raise
+            if run.saying:
+                self._saved = ""
+            return await super().run(sql, values)
+        run.saying.append(_Said(sql, plain, answer))
+        return answer
 
 
 def _again(error: ChoreoError) -> StoreConflictError:

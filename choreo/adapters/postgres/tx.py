@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,11 +16,12 @@ from choreo.adapters.postgres.values import cast, given, readers, shaped, steers
 from choreo.errors import HandlerError, TxOpenError
 from choreo.ports import Row
 
-__all__ = ["PostgresTx", "SectionTx", "Statements", "driven"]
+__all__ = ["Answer", "PostgresTx", "SectionTx", "Statements", "checked", "driven"]
 
 PREPARED_MAX = 200
 SHOWN = 200
 Readers = list[Callable[[Any], object]] | None
+Answer = tuple[list[Row], int]
 
 
 class _Prepared(NamedTuple):
@@ -48,18 +49,10 @@ class Statements:
         self._saved = saved
         self._own = False
 
-    async def run(self, sql: str, values: tuple[object, ...]) -> tuple[list[Row], int]:
+    async def run(self, sql: str, values: tuple[object, ...]) -> Answer:
         """Give the rows of a statement, and how many it changed."""
-        if word := steers(sql):
-            raise HandlerError(
-                "a Tx is begun and ended by the step, not by a statement",
-                code="CH5006",
-                fix="leave the statement out; raise to roll back",
-                statement=word,
-            )
-        plain = [given(value) for value in values]
-        where = " ".join(sql.split())[:SHOWN]
-        with translated(where):
+        plain = checked(sql, values)
+        with translated(_shown(sql)):
             back = await self._save()
             try:
                 return await self._run(sql, plain)
@@ -67,6 +60,11 @@ class Statements:
                 if self._connection.is_in_transaction():
                     await self._connection.execute(f"ROLLBACK TO SAVEPOINT {back}")
                 raise
+
+    async def run_unsaved(self, sql: str, plain: list[object]) -> Answer:
+        """Do the same of checked values; one that fails takes the whole transaction with it."""
+        with translated(_shown(sql)):
+            return await self._run(sql, plain)
 
     async def _save(self) -> str:
         """Have a savepoint to go back to: the section's own before its first statement."""
@@ -78,7 +76,7 @@ class Statements:
         await self._connection.execute(f"{again}SAVEPOINT statement")
         return "statement"
 
-    async def _run(self, sql: str, values: list[object]) -> tuple[list[Row], int]:
+    async def _run(self, sql: str, values: list[object]) -> Answer:
         prepared = await self._ready(sql, values)
         shaped_ = [shaped(*pair) for pair in zip(prepared.kinds, values, strict=False)]
         rows = await prepared.statement.fetch(*shaped_, *values[len(shaped_) :])
@@ -113,6 +111,22 @@ class Statements:
         return prepared
 
 
+def checked(sql: str, values: Sequence[object]) -> list[object]:
+    """Give the values as every store keeps them; raises HandlerError for what is refused."""
+    if word := steers(sql):
+        raise HandlerError(
+            "a Tx is begun and ended by the step, not by a statement",
+            code="CH5006",
+            fix="leave the statement out; raise to roll back",
+            statement=word,
+        )
+    return [given(value) for value in values]
+
+
+def _shown(sql: str) -> str:
+    return " ".join(sql.split())[:SHOWN]
+
+
 def _row(row: asyncpg.Record, prepared: _Prepared) -> Row:
     if prepared.readers is None:
         return dict(zip(prepared.names, row, strict=True))
@@ -127,7 +141,7 @@ class PostgresTx:
         """Run on these."""
         self._statements = statements
 
-    async def _run(self, sql: str, values: tuple[object, ...]) -> tuple[list[Row], int]:
+    async def _run(self, sql: str, values: tuple[object, ...]) -> Answer:
         return await self._statements.run(sql, values)
 
     async def execute(self, sql: str, *values: object) -> int:
@@ -149,7 +163,7 @@ class _Asked(NamedTuple):
 
 
 @types.coroutine
-def _ask(asked: _Asked) -> Generator[_Asked, tuple[list[Row], int], tuple[list[Row], int]]:
+def _ask(asked: _Asked) -> Generator[_Asked, Answer, Answer]:
     return (yield asked)
 
 
@@ -159,7 +173,7 @@ class SectionTx(PostgresTx):
     def __init__(self) -> None:
         """Ask whoever drives the section."""
 
-    async def _run(self, sql: str, values: tuple[object, ...]) -> tuple[list[Row], int]:
+    async def _run(self, sql: str, values: tuple[object, ...]) -> Answer:
         return await _ask(_Asked(sql, values))
 
 
