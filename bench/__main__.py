@@ -14,6 +14,7 @@ from bench.hop import hop, hop2
 from bench.hot import hot_keys
 from bench.kafka_views import kafka_tracker
 from bench.saga import saga5, saga5_tx
+from bench.store import postgres_steps
 from bench.views import list_growth, tracker_events
 
 __all__ = ["MEASURES", "main"]
@@ -29,6 +30,7 @@ MEASURES = {
     "list_growth": list_growth,
     "kafka_tracker": kafka_tracker,
     "hot_keys": hot_keys,
+    "postgres_steps": postgres_steps,
     "codec_avro": codec_avro,
 }
 """By the name of their first figure, or of what their figures have in common."""
@@ -39,6 +41,7 @@ WITH = {
     "hop2_ms_p50": "hop2",
     "hop2_ms_p99": "hop2",
     "tracker_bytes": "tracker_events",
+    "postgres_step_cpu_us": "postgres_steps",
 }
 """Figures that are measured together with others."""
 
