@@ -401,9 +401,9 @@ def command_line_page() -> str:
     intro = [
         (root.help or ""), "",
         "Exit codes: 0; 1 for what failed or was found wrong; 2 for a call that is wrong itself.",
-        "`python -m choreo` is the same program. Some have pages of their own: "
+        ("`python -m choreo` is the same program. Some have pages of their own: "
         "[dead](command-line-dead.md), [schemas](command-line-schemas.md), "
-        "[topics](command-line-topics.md).", "",
+        "[topics](command-line-topics.md)."), "",
     ]  # fmt: skip
     parts = verbs(root, "choreo", without=("dead", "schemas", "topics"))
     return page("The command line", intro, *(list(part) for part in parts))
