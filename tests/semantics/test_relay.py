@@ -2,10 +2,11 @@
 
 import asyncio
 import signal
+import sqlite3
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,6 +226,41 @@ async def test_a_row_that_was_missed_is_found_by_a_sweep(lab: Lab) -> None:
         await lab.clock.advance(20)
         assert unsent(lab) == 0
     assert seen(lab) == {"k0": [1, 2]}
+
+
+async def test_a_row_below_what_was_sent_is_found(lab: Lab) -> None:
+    """Rows of one partition may be numbered before, and be seen after, those of another."""
+    ran: list[tuple[str, int]] = []
+    async with opened(lab, desk(ran)) as (app, broker, _):
+        broker.down = True
+        await place(app, *range(20), keys=20)
+        await lab.clock.settle()
+    assert unsent(lab) == 40
+    kept = lab.rows("SELECT min(seq) FROM outbox")[0][0]
+    limits = replace(LIMITS, relay_sweep_s=3.0)
+    hidden = hide(lab, kept)
+    async with opened(lab, desk(ran), limits=limits):
+        await lab.clock.advance(10)
+        assert unsent(lab) == 0
+        show(lab, hidden)
+        assert unsent(lab) == 1
+        await lab.clock.advance(20000)
+        assert unsent(lab) == 0
+    assert len(lab.only(Reserved)) == len(lab.only(Paid)) == 20
+
+
+def hide(lab: Lab, seq: int) -> tuple[object, ...]:
+    """Take a row away, as if its transaction could not be seen yet."""
+    with closing(sqlite3.connect(lab.folder / "store.db")) as db, db:
+        row = db.execute("SELECT * FROM outbox WHERE seq = ?", (seq,)).fetchone()
+        db.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
+    return tuple(row)
+
+
+def show(lab: Lab, row: tuple[object, ...]) -> None:
+    """Let it be seen."""
+    with closing(sqlite3.connect(lab.folder / "store.db")) as db, db:
+        db.execute("INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def epoch(lab: Lab, partition: Partition) -> int:
