@@ -7,6 +7,7 @@ applies: find the lines that keep the promise now, and break those.
 from tests.mutants.avro import AVRO
 from tests.mutants.mutant import Mutant, Patch
 from tests.mutants.postgres import POSTGRES
+from tests.mutants.relay import RELAYED
 
 __all__ = ["ABSENT", "MUTANTS", "Mutant", "Patch"]
 
@@ -20,7 +21,6 @@ PUBLISH = "choreo/step/publish.py"
 CONTEXT = "choreo/context.py"
 LANE = "choreo/worker/lane.py"
 COMMIT = "choreo/worker/commit.py"
-RELAY = "choreo/worker/relay.py"
 SHARED = "choreo/tracker/shared.py"
 
 STORE = "tests/contracts/test_sqlite.py::TestSqliteFileStore::"
@@ -31,7 +31,6 @@ COMPENSATION = "tests/semantics/test_compensation.py::"
 KEEPING = "tests/semantics/test_keeping.py::"
 LIFE = "tests/semantics/test_life.py::"
 ONCE = "tests/semantics/test_once.py::"
-RELAYED = "tests/semantics/test_relay.py::"
 TRACKERS = "tests/unit/test_tracker_shared.py::"
 POWER = "tests/services/test_power_loss.py::"
 UNKNOWN_COMMIT = "tests/semantics/test_unknown_commit.py::"
@@ -440,65 +439,7 @@ MUTANTS = (
     ),
     *AVRO,
     *POSTGRES,
-    # ── the relay ────────────────────────────────────────────────────────────────────────
-    Mutant(
-        "publish by cursor",
-        "what is committed is published, also where its row is below one that was sent",
-        (
-            Patch(
-                RELAY,
-                "        after = 0\n",
-                "        after = max((self._cursor, *self._gone))\n",
-            ),
-            Patch(
-                RELAY,
-                "        self._late: list[int] = []\n",
-                "        self._late: list[int] = []\n        self._cursor = 0\n",
-            ),
-            Patch(
-                RELAY,
-                "            self._sent += rows\n",
-                "            self._sent += rows\n"
-                "            self._cursor = max((self._cursor, *rows))\n",
-            ),
-        ),
-        (f"{RELAYED}test_a_row_below_what_was_sent_is_found",),
-    ),
-    Mutant(
-        "marked before it is published",
-        "what is committed is published, whoever dies",
-        (
-            Patch(
-                RELAY,
-                "            self._publishing = True\n",
-                "            self._publishing = True\n"
-                "            self._sent += [one.row for _, part in batch for one in part]\n",
-            ),
-        ),
-        (f"{RELAYED}test_what_is_left_is_published_by_the_next_start_before_what_is_new",),
-    ),
-    Mutant(
-        "not read again after an unknown commit",
-        "what is committed is published, also where nobody was told",
-        (
-            Patch(RELAY, "            self.look(lines)  # before", "            pass  # before"),
-            Patch(RELAY, "                self.look([plan.owned])\n", "                pass\n"),
-            Patch(COMMIT, "            self._relay.look([d.owned])\n", "            pass\n"),
-        ),
-        (f"{RELAYED}test_what_an_unknown_commit_left_is_read_again",),
-    ),
-    Mutant(
-        "leftovers passed over at the takeover",
-        "what a former owner has left is published, before anything new",
-        (
-            Patch(
-                RELAY,
-                "        if lines:\n            self._read",
-                "        if False:\n            self._read",
-            ),
-        ),
-        (f"{RELAYED}test_what_is_left_is_published_by_the_next_start_before_what_is_new",),
-    ),
+    *RELAYED,
 )
 
 ABSENT = {
