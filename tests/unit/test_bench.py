@@ -17,6 +17,7 @@ from bench.hot import hot_keys
 from bench.kafka_views import kafka_tracker
 from bench.pace import percentile
 from bench.saga import saga5, saga5_tx
+from bench.store import postgres_steps
 from bench.views import list_growth, tracker_events
 
 SMALL = {
@@ -30,6 +31,7 @@ SMALL = {
     "kafka_tracker": partial(kafka_tracker, 60),
     "list_growth": partial(list_growth, 200, 600, 1),
     "hot_keys": partial(hot_keys, 50, 2, 1, 1),
+    "postgres_steps": partial(postgres_steps, 300),
     "codec_avro": partial(codec_avro, 20, 1),
 }
 
