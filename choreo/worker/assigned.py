@@ -50,6 +50,13 @@ class Assigned:
         lane.gain(owned)
         if self._relay is not None:
             self._relay.gain(owned, [lane.claims[partition] for partition in owned.epochs])
+
+    def joined(self) -> None:
+        """Wait for the store from now on: nobody is left whom its silence could be told.
+
+        Not with the first partitions only: a member for whom none was free yet is given its
+        own by itself, later, and nobody would ask again for what it could not take over.
+        """
         self._starting = False
 
     async def revoked(self, partitions: Collection[Partition]) -> None:

@@ -87,9 +87,11 @@ class Worker:
                 [Want(named, bytes(16), former=r.former) for named, r in compiled.by_name.items()]
             )
             lane = Lane(compiled)
+            assigned = Assigned(pipeline, lane, self._relay)
             lane.subscription = await self._broker.subscribe(
-                lane.name, compiled.topics, assignee=Assigned(pipeline, lane, self._relay)
+                lane.name, compiled.topics, assignee=assigned
             )
+            assigned.joined()
             self._lanes.append(lane)
         for lane in self._lanes:
             for loop, what in ((self._intake.due, "due"), (self._intake.poll, "poll")):
