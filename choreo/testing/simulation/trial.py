@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
-from collections import Counter
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -144,18 +147,28 @@ def _outcome(case: Case, world: World, found: Sequence[Violation], story: str) -
 
 
 def run_all(trial: Trial, cases: Sequence[Case], *, workers: int = 1) -> Iterator[Outcome]:
-    """Run cases in forked batches, `workers` at a time; give outcomes in order of the cases."""
-    if not hasattr(os, "fork"):
+    """Run cases in forked batches, `workers` at a time; give outcomes in order of the cases.
+
+    In this process instead, one after the other, where it can not be forked or has threads: a
+    lock that one of them holds would be held in the child for ever.
+    """
+    if not hasattr(os, "fork") or threading.active_count() > 1:
         yield from map(trial.run, cases)
         return
     batches = [cases[start : start + BATCH] for start in range(0, len(cases), BATCH)]
-    under_way: list[_Batch] = []
-    for batch in batches:
-        if len(under_way) == workers:
-            yield from under_way.pop(0).outcomes()
-        under_way.append(_Batch(trial, batch))
-    for begun in under_way:
-        yield from begun.outcomes()
+    under_way: deque[_Batch] = deque()
+    try:
+        for batch in batches:
+            if len(under_way) == workers:
+                yield from under_way[0].outcomes()
+                under_way.popleft()
+            under_way.append(_Batch(trial, batch))
+        while under_way:
+            yield from under_way[0].outcomes()
+            under_way.popleft()
+    finally:
+        for left in under_way:  # nobody wants to hear the rest
+            left.end()
 
 
 class _Batch:
@@ -176,22 +189,29 @@ class _Batch:
     def outcomes(self) -> Iterator[Outcome]:
         """Wait for them; raises SimulationError for a case that had none."""
         count = 0
-        with self._lines:
-            for line in self._lines:
-                told_ = json.loads(line)
-                if "error" in told_:
-                    os.waitpid(self._process, 0)
-                    raise SimulationError(
-                        told_["error"], code=told_["code"], fix=told_["fix"], seed=told_["seed"]
-                    )
-                count += 1
-                yield _read(told_)
-        os.waitpid(self._process, 0)
+        for line in self._lines:
+            told_ = json.loads(line)
+            if "error" in told_:
+                raise SimulationError(
+                    told_["error"], code=told_["code"], fix=told_["fix"], seed=told_["seed"]
+                )
+            count += 1
+            yield _read(told_)
+        self.end()
         if count < self._count:
             raise SimulationError(
                 "a process that ran simulations has ended before they had",
                 fix="run it again with --seed, to see what it says",
             )
+
+    def end(self) -> None:
+        """End the process, if it has not, and forget it. May be called twice."""
+        self._lines.close()
+        if self._process:
+            with suppress(ProcessLookupError):
+                os.kill(self._process, signal.SIGKILL)
+            os.waitpid(self._process, 0)
+            self._process = 0
 
 
 def _work(trial: Trial, cases: Sequence[Case], writing: int) -> None:
