@@ -48,7 +48,7 @@ class Deployment:
         broker, store = (os.environ.get(name, "") for name in ("CHOREO_BROKER", "CHOREO_STORE"))
         log = servers = own = database = None
         if broker.startswith(KAFKA):
-            servers = broker.removeprefix(KAFKA).strip("/") or _also("KAFKA_BOOTSTRAP_SERVERS")
+            servers = cls.servers_of(broker)
             if "@" in servers:  # who we are is said elsewhere, and not shown
                 fix = "name hosts alone; KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD say who"
                 raise _wrong("CHOREO_BROKER", broker, fix)
@@ -68,6 +68,13 @@ class Deployment:
                 fix="set CHOREO_STORE=postgresql://user@host/name",
             )
         return cls(log, own, servers, database)
+
+    @staticmethod
+    def servers_of(broker: str) -> str:
+        """Give the hosts of a `kafka://` URL, "" for any other; without hosts, Kafka's own name."""
+        if not broker.startswith(KAFKA):
+            return ""
+        return broker.removeprefix(KAFKA).strip("/") or _also("KAFKA_BOOTSTRAP_SERVERS")
 
     @property
     def embedded(self) -> bool:

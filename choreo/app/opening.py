@@ -63,10 +63,11 @@ def open_codec(clock: Clock) -> Codec:
 
 
 def open_topics(servers: str | None = None) -> KafkaTopics:
-    """Open the topics of the cluster that the environment names, or that is told."""
+    """Open the topics of the cluster that is told, or of CHOREO_BROKER's, or Kafka's own name."""
     from choreo.adapters.kafka import KafkaSettings, KafkaTopics
 
-    return KafkaTopics(KafkaSettings.from_environment(os.environ, servers))
+    chosen = servers or Deployment.servers_of(os.environ.get("CHOREO_BROKER", "")) or None
+    return KafkaTopics(KafkaSettings.from_environment(os.environ, chosen))
 
 
 def open_registry(url: str) -> SchemaRegistry:

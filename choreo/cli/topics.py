@@ -39,7 +39,9 @@ class Wanted:
     ] = None
     servers: Annotated[
         str | None,
-        typer.Option(help="host:port; else KAFKA_BOOTSTRAP_SERVERS.", show_default=False),
+        typer.Option(
+            help="host:port; else CHOREO_BROKER, KAFKA_BOOTSTRAP_SERVERS.", show_default=False
+        ),
     ] = None
     partitions: Annotated[int, typer.Option(min=1, help="Of each topic.")] = 4
     topic: Annotated[

@@ -69,12 +69,16 @@ class Assigned:
             await asyncio.sleep(LOOK_S)
         if self._relay is not None:
             self._relay.drop(lost)
-        marks = lane.watermarks()
+        if not self._starting:  # else nothing can have been polled: there is no subscription yet
+            await self._commit(partitions)
+        lane.forget(partitions)
+
+    async def _commit(self, partitions: Collection[Partition]) -> None:
+        marks = self._lane.watermarks()
         try:
-            await lane.subscription.commit({p: marks[p] for p in partitions if p in marks})
+            await self._lane.subscription.commit({p: marks[p] for p in partitions if p in marks})
         except ChoreoError as exc:
             log.warning("offsets are not committed; the inbox makes up for it: %s", exc)
-        lane.forget(partitions)
 
     def _open(self, lost: Collection[Owned]) -> bool:
         """Tell whether something of these is on its way, to the store or to the broker."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from choreo import After, App, Event, Service
+from choreo.adapters.sqlite import members
 from choreo.worker import Limits
 
 KEYS = "abcdefgh"
@@ -165,3 +166,25 @@ BEHIND = (
     " JOIN log ON log.topic = topic.id AND log.partition = position.partition"
     " WHERE grp = 'belt' AND log.position >= offset"
 )
+
+
+async def test_who_is_given_up_while_it_joins_joins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood still between its two first looks at the group, for longer than its lease."""
+    really, given_up = members.joined, []
+
+    def joined(connection: sqlite3.Connection, group: str, topics: list[str], now: float) -> int:
+        me = really(connection, group, topics, now)
+        if not given_up:
+            given_up.append(me)
+            connection.execute("DELETE FROM member WHERE id = ?", (me,))
+        return me
+
+    monkeypatch.setattr(members, "joined", joined)
+    belt = Belt(tmp_path)
+    belt.may.set()
+    async with belt.open(BRIEF) as app:
+        await app.publish(Put(key="a"))
+        await until(lambda: taken(tmp_path) == 1)
+    assert given_up

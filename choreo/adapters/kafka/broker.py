@@ -60,6 +60,10 @@ class KafkaBroker:
         self._check()
         return await self._cluster.unbroken(self._cluster.ends(topics))
 
+    async def positions(self) -> Mapping[tuple[str, Partition], int]:
+        self._check()
+        return await self._cluster.unbroken(self._cluster.positions())
+
     async def ensure(self, topics: Sequence[Topic]) -> None:
         """Create what is missing where the settings allow it; else say what is missing."""
         self._check()

@@ -203,6 +203,19 @@ class Cluster:
         )
         return {place: one.offset for place, one in found.items() if one.offset >= 0}
 
+    async def positions(self) -> dict[tuple[str, Partition], int]:
+        """Give where every group of ours goes on, in each partition that it has committed."""
+        desk = await self._desk()
+        groups = await self._asked("list the groups", desk.list_consumer_groups)
+        found: dict[tuple[str, Partition], int] = {}
+        for name, *_ in groups:
+            group = self.names.here(name)
+            if group is None:
+                continue
+            for place, offset in (await self.committed(group)).items():
+                found[group, self.names.partition(place)] = offset
+        return found
+
     async def _asked(self, doing: str, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Ask again while the cluster says that it is only just not ready."""
         loop = asyncio.get_running_loop()
