@@ -75,6 +75,7 @@ async def test_flows_come_to_their_ends_and_the_audit_agrees(
     evidence = await gather(broker, [store], rows=nothing, folder=tmp_path)
     await store.close()
     await broker.close()
+    assert evidence.positions is not None
     assert {group for group, _ in evidence.positions} == {"desk"}
     assert sum(evidence.positions.values()) >= 2 * FLOWS  # of what is placed and paid
     report = judge(evidence)

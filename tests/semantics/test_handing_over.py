@@ -172,7 +172,8 @@ async def test_who_is_given_up_while_it_joins_joins_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stood still between its two first looks at the group, for longer than its lease."""
-    really, given_up = members.joined, []
+    really = members.joined
+    given_up: list[int] = []
 
     def joined(connection: sqlite3.Connection, group: str, topics: list[str], now: float) -> int:
         me = really(connection, group, topics, now)
