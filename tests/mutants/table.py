@@ -387,7 +387,7 @@ MUTANTS = (
                 DATABASE,
                 '                retried(lambda: connection.execute("COMMIT"))\n        except',
                 "                self._hand_over(lambda g=group, o=outcomes: self._finish(g, o))\n"
-                "                time.sleep(0.02)\n"
+                "                time.sleep(0.002)\n"
                 "                group, outcomes = [], []\n"
                 '                retried(lambda: connection.execute("COMMIT"))\n        except',
             ),
