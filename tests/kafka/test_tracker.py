@@ -17,7 +17,7 @@ from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.app import system_clock
 from choreo.events import MANIFESTS_TOPIC, STEPS_TOPIC
 from choreo.ports import Broker, FlowFilter, FlowSummary, Topic, ViewStore
-from choreo.testing.servers import KafkaServer
+from choreo.testing.servers import KafkaServer, absent
 from choreo.tracker import SharedTracker, tracker_of, view_of
 from tests.house.source import ROOT
 from tests.kafka.settings import member
@@ -179,7 +179,7 @@ async def test_a_producer_that_knows_nothing_of_choreo_shows_up(
 ) -> None:
     """The commands of the page, with kcat; on a topic that came after the tracker had begun."""
     if shutil.which("kcat") is None:
-        pytest.skip("kcat is missing: install the package kcat")
+        raise absent("kcat", "install the package kcat")
     page = "docs/how-to/use-other-tools.md"
     views = SqliteViewStore(":memory:")
     tracker = tracker_of(broker, views, Quick())
