@@ -43,6 +43,8 @@ def test_the_environment_speaks_kafkas_own_names(tmp_path: Path) -> None:
             "KAFKA_SASL_USERNAME": "alice",
             "KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "secret"),
             "KAFKA_GROUP_INSTANCE_ID": "desk-1",
+            "KAFKA_SESSION_TIMEOUT_MS": "3000",
+            "KAFKA_REQUEST_TIMEOUT_MS": "2500",
         }
     )
     client = found.client()
@@ -51,7 +53,10 @@ def test_the_environment_speaks_kafkas_own_names(tmp_path: Path) -> None:
     assert client["sasl_mechanism"] == "SCRAM-SHA-512"
     assert client["sasl_plain_username"] == "alice"
     assert client["sasl_plain_password"] == "wonder"
-    assert found.member("desk")["group_instance_id"] == "desk-1"
+    assert client["request_timeout_ms"] == 2500
+    member = found.member("desk")
+    assert member["group_instance_id"] == "desk-1"
+    assert (member["session_timeout_ms"], member["heartbeat_interval_ms"]) == (3000, 300)
     assert "wonder" not in repr(found)
 
 
@@ -70,6 +75,8 @@ def test_the_environment_speaks_kafkas_own_names(tmp_path: Path) -> None:
             "KAFKA_SASL_MECHANISM to one of PLAIN",
         ),
         ({"KAFKA_SASL_PASSWORD_FILE": "/nowhere/secret"}, "KAFKA_SASL_PASSWORD_FILE"),
+        ({"KAFKA_SESSION_TIMEOUT_MS": "10s"}, "KAFKA_SESSION_TIMEOUT_MS to a number"),
+        ({"KAFKA_REQUEST_TIMEOUT_MS": "0"}, "KAFKA_REQUEST_TIMEOUT_MS to a number"),
     ],
 )
 def test_what_is_not_understood_says_which_variable(environ: dict[str, str], what: str) -> None:

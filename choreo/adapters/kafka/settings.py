@@ -26,6 +26,10 @@ MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 MIB = 1 << 20
 HEADERS_MAX = 64 << 10  # of one record, beside its value
 MARGIN_S = 5.0
+SESSION_S = 10.0
+HEARTBEAT_S = 1.0
+REQUEST_S = 15.0
+BEATS = 10  # of a member's heart, at least, before it is missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +113,11 @@ class KafkaSettings:
     namespace: str = ""
     instance_id: str | None = None
     create_topics: bool = False
-    session_timeout_s: float = 10.0
-    heartbeat_s: float = 1.0
+    session_timeout_s: float = SESSION_S
+    heartbeat_s: float = HEARTBEAT_S
     rest_s: float = 15.0
     """What runs in a partition that is to move has this long to come to rest."""
-    request_timeout_s: float = 15.0
+    request_timeout_s: float = REQUEST_S
     poll_interval_max_s: float = 300.0
     value_bytes_max: int = MIB
     buffered_max: int = 5_000
@@ -211,11 +215,15 @@ class KafkaSettings:
             ssl_key_location=environ.get("KAFKA_SSL_KEY_LOCATION"),
             ssl_key_password=_secret(environ, "KAFKA_SSL_KEY_PASSWORD"),
         )
+        session_s = _seconds(environ, "KAFKA_SESSION_TIMEOUT_MS", SESSION_S)
         return cls(
             servers,
             security,
             client_id=environ.get("KAFKA_CLIENT_ID", "choreo"),
             instance_id=environ.get("KAFKA_GROUP_INSTANCE_ID"),
+            session_timeout_s=session_s,
+            heartbeat_s=min(HEARTBEAT_S, session_s / BEATS),
+            request_timeout_s=_seconds(environ, "KAFKA_REQUEST_TIMEOUT_MS", REQUEST_S),
         )
 
 
@@ -232,6 +240,19 @@ def _secret(environ: Mapping[str, str], name: str) -> str | None:
             fix="name a file that this user may read",
             file=file,
         ) from exc
+
+
+def _seconds(environ: Mapping[str, str], variable: str, default: float) -> float:
+    given = environ.get(variable)
+    if not given:
+        return default
+    if not given.isdecimal() or not int(given):
+        raise ConfigurationError(
+            f"{variable} takes no {given!r}",
+            code="CH1022",
+            fix=f"set {variable} to a number of milliseconds, or take it out",
+        )
+    return int(given) / 1000
 
 
 def _wrong(name: str, given: str, allowed: tuple[str, ...]) -> ConfigurationError:
