@@ -21,14 +21,21 @@ from pydantic_core import SchemaValidator, core_schema, to_json
 
 from choreo.errors import DecodeError
 from choreo.events import (
+    ATTEMPT,
     CAUSE,
     CONTENT_TYPE,
     FLOW,
     ID,
     SOURCE,
     SPEC_VERSION,
+    STARTED,
+    STEP,
     SUBJECT,
     TIME,
+    TOOK,
+    TRACE_ORIGIN,
+    TRACEPARENT,
+    TRACESTATE,
     TYPE,
     Event,
     Headers,
@@ -66,7 +73,10 @@ RAW_HEADERS = "choreo-raw-headers"
 
 _ATTRIBUTE = "ce_"
 _NAME = re.compile(r"[a-z0-9]+")
-_KNOWN = frozenset((ID, SOURCE, TYPE, SPEC_VERSION, TIME, SUBJECT, FLOW, CAUSE))
+_KNOWN = frozenset((
+    ID, SOURCE, TYPE, SPEC_VERSION, TIME, SUBJECT, FLOW, CAUSE, CONTENT_TYPE, STEP, ATTEMPT,
+    STARTED, TOOK, TRACEPARENT, TRACESTATE, TRACE_ORIGIN,
+))  # fmt: skip
 _ONCE = ("ce_", "choreo-", CONTENT_TYPE)
 _JSON_MEDIA = re.compile(r"[^;]*[/+]json\s*(;.*)?", re.IGNORECASE | re.DOTALL)
 _MARK = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
@@ -214,10 +224,13 @@ def headers_from_pairs(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:
     does an attribute whose name CloudEvents does not allow. Of any other the last one holds.
     """
     found = list(pairs)
-    headers = {
-        name: "" if value is None else value.decode("utf-8", "surrogateescape")
-        for name, value in found
-    }
+    try:
+        headers = {name: value.decode() for name, value in found}  # type: ignore[union-attr]
+    except (AttributeError, UnicodeDecodeError):  # none at all, or bytes that are no UTF-8
+        headers = {
+            name: "" if value is None else value.decode("utf-8", "surrogateescape")
+            for name, value in found
+        }
     if len(headers) != len(found):
         counts = Counter(name for name, _ in found)
         twice = [name for name, n in counts.items() if n > 1 and name.startswith(_ONCE)]
