@@ -161,6 +161,8 @@ class Cluster:
         if not asked:
             return {}, {}
         reader = await self._asking()
+        topics = {place.topic for place in asked}
+        reader._client.set_topics(topics)  # noqa: SLF001 - else it learns of one after the other, and rests between
         begins = await self._asked("ask for offsets", lambda: reader.beginning_offsets(asked))
         ends = await self._asked("ask for offsets", lambda: reader.end_offsets(asked))
         return begins, ends
