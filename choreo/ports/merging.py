@@ -12,16 +12,19 @@ from typing import Any, NamedTuple
 
 from choreo.ports.views import Fact, FlowMerge, ViewBatch
 
-__all__ = ["NOT_PLAIN", "PLAIN", "PLAIN_WITH_ROOT", "FlowRow", "joined", "readable", "told"]
+__all__ = ["NOT_PLAIN", "PLAIN", "STUCK_AFTER_S", "FlowRow", "merged", "readable"]
 
-NOT_PLAIN, PLAIN, PLAIN_WITH_ROOT = 0, 1, 2
+NOT_PLAIN, PLAIN = 0, 1
+STUCK_AFTER_S = 60.0
+"""An open flow of which nothing was heard for so long, and nothing is due, is stuck."""
 
 
 class FlowRow(NamedTuple):
     """A flow as it is merged. Not `plain`: only a fold of all its facts can tell.
 
     Ids and words are as the store keeps them, as texts or numbers; `marks` are the words of
-    the flow's facts, as any kind of set that has `|`.
+    the flow's facts, as any kind of set that has `|`. While `root` is None, `end` and `ended`
+    are of an event that may turn out to be the flow's end: no list shows them.
     """
 
     flow: Any
@@ -39,33 +42,62 @@ class FlowRow(NamedTuple):
     marks: Any
 
 
-def joined(before: FlowRow, new: FlowRow) -> FlowRow:
-    """Merge what a batch says into a row. What can not be merged makes the row not plain."""
-    plain = (
-        before.plain == PLAIN
-        and (new.plain == PLAIN or (new.plain == PLAIN_WITH_ROOT and before.root is not None))
-        and not (before.root and new.root)
-        and not (before.end and new.end)
-    )
-    rooted = new if new.root else before
-    return FlowRow(
-        before.flow, rooted.root, rooted.name, before.status, rooted.key, before.end or new.end,
-        rooted.started if rooted.root else min(before.started, new.started),
-        before.ended if before.end else new.ended, rooted.deadline, PLAIN if plain else NOT_PLAIN,
-        max(before.updated, new.updated), max(before.stuck_at or 0.0, new.stuck_at or 0.0),
-        before.marks | new.marks,
-    )  # fmt: skip
+def merged(
+    before: FlowRow | None,
+    new: FlowRow,
+    ends: Collection[tuple[Any, Any]],
+    status: tuple[Any, Any],
+) -> FlowRow:
+    """Merge what a batch says into a row; tell whether it has come to an end.
 
-
-def told(row: FlowRow, ends: Collection[tuple[Any, Any]], status: tuple[Any, Any]) -> FlowRow:
-    """Tell the status of a plain row: it reached an end, or it did not."""
+    `ends` has (root, end) types that belong together, `status` the words for running and
+    completed. What can not be merged makes the row not plain, and leaves its status as it was.
+    """
+    row = new if before is None else _joined(before, new, ends)
+    (flow, root, name, _, key, end, started, ended, deadline, plain, updated, _, marks) = row
     running, completed = status
-    (flow, root, name, _, key, end, started, ended, deadline, plain, updated, stuck_at, marks) = row
-    if end is not None and (root, end) in ends:
-        return FlowRow(flow, root, name, completed, key, end, started, ended, None, plain,
-                       updated, None, marks)  # fmt: skip
-    return FlowRow(flow, root, name, running, key, None, started, None, deadline, plain,
-                   updated, stuck_at if name else None, marks)  # fmt: skip
+    if root is not None and end is not None and (root, end) not in ends:
+        end = ended = None
+    stuck_at = updated + STUCK_AFTER_S if name else None
+    if not plain:
+        told = running if before is None else before.status
+    elif root is not None and end is not None:
+        told, deadline, stuck_at = completed, None, None
+    else:
+        told = running
+    return FlowRow(flow, root, name, told, key, end, started, ended, deadline, plain, updated,
+                   stuck_at, marks)  # fmt: skip
+
+
+def _joined(before: FlowRow, new: FlowRow, ends: Collection[tuple[Any, Any]]) -> FlowRow:
+    """Put two rows together. Of two roots of a type, or ends, the earlier one holds, as in a fold.
+
+    An end that is not the root's has been dropped, so another type of root needs a fold.
+    """
+    plain = before.plain and new.plain
+    rooted, started = before, before.started
+    if before.root is None:
+        rooted, started = new, min(before.started, new.started)
+        if new.root is not None:
+            started = new.started
+    elif new.root is not None:
+        if before.root != new.root or (started == new.started and before.key != new.key):
+            plain = NOT_PLAIN
+        elif new.started < started:
+            rooted, started = new, new.started
+    root, end, ended = rooted.root, before.end, before.ended
+    if new.end is not None and (root is None or (root, new.end) in ends):
+        if end is None or (root is not None and (root, end) not in ends):
+            end, ended = new.end, new.ended
+        elif end == new.end:
+            ended = min(ended or 0.0, new.ended or 0.0)
+        else:
+            plain = NOT_PLAIN
+    return FlowRow(
+        before.flow, root, rooted.name, before.status, rooted.key, end, started, ended,
+        rooted.deadline, plain, max(before.updated, new.updated),
+        None, before.marks | new.marks,
+    )  # fmt: skip
 
 
 def readable(batch: ViewBatch, *, without: str = "") -> ViewBatch:

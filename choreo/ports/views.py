@@ -58,7 +58,6 @@ class FlowMerge(NamedTuple):
     end: str
     ended: float | None
     deadline: float | None
-    stuck_at: float
     plain: bool
 
 

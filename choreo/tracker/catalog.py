@@ -57,6 +57,7 @@ class Catalog:
         """Name event types and handlers: flows that have one may now be listed differently."""
         words = {kind for kind in self.flows.keys() | other.flows.keys()
                  if self.flows.get(kind) != other.flows.get(kind)}  # fmt: skip
+        words |= other.end_types - self.end_types  # of flows whose root is still to come
         words |= self.later ^ other.later
         words |= self.gathering ^ other.gathering
         mine = {one.name: one for one in self.compensations}

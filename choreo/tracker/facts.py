@@ -42,7 +42,6 @@ from choreo.events import (
 )
 from choreo.ports import Fact, FlowMerge
 from choreo.tracker.catalog import Catalog
-from choreo.tracker.view import STUCK_AFTER_S
 
 __all__ = ["Taken", "epoch", "take"]
 
@@ -127,25 +126,33 @@ class _Row:
         if kind in catalog.triggers:
             self.plain = False
         if not cause:
-            if own != flow or self.root or more:
+            if own != flow or more:
                 self.plain = False
             else:
-                self.root, self.key, self.first = kind, key, at
-                declared = catalog.flows.get(kind)
-                if declared is not None:
-                    self.name = declared.name
-                    if declared.deadline_s is not None:
-                        self.deadline = at + declared.deadline_s
+                self._begin(kind, at, key, catalog)
         if kind in catalog.end_types:
-            if self.end:
+            if self.end in ("", kind):
+                self.end, self.ended = kind, at if self.ended is None else min(self.ended, at)
+            else:
                 self.plain = False
-            self.end, self.ended = kind, at
+
+    def _begin(self, kind: str, at: float, key: str, catalog: Catalog) -> None:
+        """Take the root in; of two the earlier one holds."""
+        if self.root and at >= self.first:
+            if at == self.first and (kind, key) != (self.root, self.key):
+                self.plain = False
+            return
+        self.root, self.key, self.first = kind, key, at
+        declared = catalog.flows.get(kind)
+        self.name = "" if declared is None else declared.name
+        within_s = None if declared is None else declared.deadline_s
+        self.deadline = None if within_s is None else at + within_s
 
     def merge(self, flow: str) -> FlowMerge:
         """Give the row."""
         return FlowMerge(
             flow, self.root, self.name, self.key, self.first, self.last,
-            self.end, self.ended, self.deadline, self.last + STUCK_AFTER_S, self.plain,
+            self.end, self.ended, self.deadline, self.plain,
         )  # fmt: skip
 
 

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from choreo.ports import Fact, FlowSummary
+from choreo.ports.merging import STUCK_AFTER_S
 from choreo.tracker.catalog import Catalog, FlowDeclared
 from choreo.tracker.missing import missing_of, undone_of
 from choreo.tracker.steps import Key, is_aside, more_of, steps_of
-from choreo.tracker.view import STUCK_AFTER_S, Anomaly, EventView, FlowView, Missing, StepView
+from choreo.tracker.view import Anomaly, EventView, FlowView, Missing, StepView
 
 __all__ = ["fold", "summarize"]
 

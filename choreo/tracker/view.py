@@ -10,7 +10,6 @@ from choreo.ports import FlowSummary
 __all__ = [
     "OPEN",
     "STATUSES",
-    "STUCK_AFTER_S",
     "Anomaly",
     "Attempt",
     "Badges",
@@ -23,8 +22,6 @@ __all__ = [
 
 OPEN = ("running", "waiting", "retrying", "parked", "compensating", "failed")
 STATUSES = ("completed", "compensated", *OPEN)
-STUCK_AFTER_S = 60.0
-"""An open flow of which nothing was heard for so long, and nothing is due, is stuck."""
 
 
 class Badges(NamedTuple):

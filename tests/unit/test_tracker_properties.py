@@ -11,10 +11,22 @@ from choreo.adapters.sqlite.views import SqliteViewStore
 from choreo.events import MANIFESTS_TOPIC, Record, rfc3339
 from choreo.ports import FlowFilter, FlowSummary
 from choreo.tracker import Catalog, Tracker, fold, take
-from tests.unit.tracking import CATALOG, T0, manifests, uuid
+from tests.unit.tracking import (
+    CATALOG,
+    T0,
+    Cancelled,
+    Completed,
+    Placed,
+    Shipped,
+    manifests,
+    uuid,
+)
 
 FLOWS = [uuid(1), uuid(2), "a flow of strangers", "caf\udce9"]
 TYPES = sorted({kind for one in CATALOG.handlers.values() for kind in (*one.inputs, *one.gives)})
+PLACED = Placed.__event__.type
+SMOOTH = [PLACED, PLACED, Shipped.__event__.type, Completed.__event__.type,
+          Cancelled.__event__.type]  # fmt: skip
 STEPS = [*sorted(CATALOG.handlers), "un.known"]
 STATES = ["done", "done", "retrying", "waiting", "parked", "void", "dead", "given_up", "overdue",
           "duplicate", "strange"]  # fmt: skip
@@ -83,8 +95,33 @@ def placed(records: Sequence[Record]) -> list[Record]:
     return list(records)
 
 
+@st.composite
+def smooth(draw: st.DrawFn, flow: str) -> list[Record]:
+    """Draw a flow on which nothing went wrong: roots, steps and ends, as a rule one of each.
+
+    Most such flows are merged; none that is drawn from all kinds of events is.
+    """
+    types = draw(st.lists(st.sampled_from(SMOOTH), min_size=1, max_size=5))
+    found = []
+    for number, kind in enumerate(types):
+        root = kind == PLACED and draw(st.integers(0, 3)) > 0
+        headers = {
+            "ce_id": flow if root else uuid(50 + number),
+            "ce_type": kind,
+            "ce_correlationid": flow,
+            "ce_subject": draw(st.sampled_from(["k", "k", "other"])),
+            "ce_time": draw(times),
+        }
+        if not root:
+            headers |= {"ce_causationid": flow, "choreo-step": "orders.complete"}
+        found.append(Record(kind.rpartition(".")[0], b"key", headers, b"{}"))
+    return found
+
+
 flow_records = st.sampled_from(FLOWS).flatmap(
-    lambda flow: st.lists(st.one_of(events(flow), events(flow), notes(flow)), max_size=12)
+    lambda flow: st.one_of(
+        st.lists(st.one_of(events(flow), events(flow), notes(flow)), max_size=12), smooth(flow)
+    )
 )
 histories = st.lists(flow_records, min_size=1, max_size=3).map(
     lambda lists: [record for records in lists for record in records]

@@ -41,10 +41,14 @@ WITH RECURSIVE leap AS (
 SELECT status FROM leap WHERE status IS NOT NULL
 """
 SUMMARY = """
-SELECT flow, coalesce(root, ''), coalesce(name, ''), status, key, coalesce(finish, ''), started,
-    updated, ended, deadline, stuck_at, retries, compensations, dead, voids,
-    coalesce(steps, (SELECT count(DISTINCT work) FROM choreo.view_fact AS fact
-        WHERE fact.flow = view_flow.flow)::integer),
+SELECT flow, coalesce(root, ''), coalesce(name, ''), status, key,
+    CASE WHEN root IS NULL THEN '' ELSE coalesce(finish, '') END, started, updated,
+    CASE WHEN root IS NULL THEN NULL ELSE ended END, deadline, stuck_at,
+    retries, compensations, dead, voids,
+    coalesce(steps, (
+        SELECT count(DISTINCT (one ->> 6, one ->> 8))
+        FROM choreo.view_fact AS fact, json_array_elements(facts::json) AS one
+        WHERE fact.flow = view_flow.flow AND one ->> 6 <> '')::integer),
     coalesce(error, '')
 FROM choreo.view_flow WHERE flow = ANY ($1::text[]) AND status IS NOT NULL
 """

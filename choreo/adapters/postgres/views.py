@@ -17,7 +17,8 @@ import asyncpg
 from choreo.adapters.postgres.edge import translated
 from choreo.adapters.postgres.lines import Connection, Lines, Server
 from choreo.adapters.postgres.viewlist import Listing, found, summaries
-from choreo.adapters.postgres.viewwrite import Writing, facts_of
+from choreo.adapters.postgres.viewshape import Shapes
+from choreo.adapters.postgres.viewwrite import UnwritableError, Writing, facts_of
 from choreo.errors import BrokerClosedError, ChoreoError, StoreError
 from choreo.events import Partition
 from choreo.ports import Fact, FlowFilter, FlowSummary, Standing, ViewBatch
@@ -27,7 +28,7 @@ __all__ = ["PostgresViewStore"]
 
 T = TypeVar("T")
 
-VERSION = 1
+VERSION = 2
 LOCK = 0x63686F72_656F0002
 CONNECTIONS_MAX = 4
 TABLES = ("state", "mark", "shape", "fact", "flow", "manifest", "ending")
@@ -44,6 +45,7 @@ class PostgresViewStore:
         self._server = Server(url)
         self._lines = Lines(self._server, CONNECTIONS_MAX)
         self._opening = asyncio.Lock()
+        self._shapes = Shapes()
         self._open = self._closed = False
 
     # ── verbs ────────────────────────────────────────────────────────────────────────────
@@ -64,11 +66,11 @@ class PostgresViewStore:
     async def apply(self, batch: ViewBatch) -> int:
         async def write(c: Connection, batch: ViewBatch = batch) -> int:
             async with c.transaction():
-                return await Writing(c, batch).done()
+                return await Writing(c, batch, self._shapes).done()
 
         try:
             return await self._with(write)
-        except UnicodeEncodeError:  # headers with bytes that are no UTF-8
+        except (UnicodeEncodeError, UnwritableError):  # headers with bytes that are no UTF-8
             pass
         except ChoreoError as exc:
             if not isinstance(exc.__cause__, UNWRITABLE):

@@ -19,22 +19,20 @@ CREATE TABLE choreo.view_shape (
     name  text COLLATE "C" NOT NULL,
     words text[] COLLATE "C" NOT NULL
 );
+-- Facts as they came, those that a batch has of a flow together. One that was read twice may
+-- stand twice; its place (topic, partition, offset) tells.
 CREATE TABLE choreo.view_fact (
-    flow      text COLLATE "C" NOT NULL,
-    topic     text COLLATE "C" NOT NULL,
-    partition integer NOT NULL,
-    "offset"  bigint NOT NULL,
-    work      text COLLATE "C",                    -- step and subject, of what a step left
-    rest      text COLLATE "C" NOT NULL,           -- JSON: all that is only read with the flow
-    PRIMARY KEY (flow, topic, partition, "offset")
+    flow  text COLLATE "C" NOT NULL,
+    facts text COLLATE "C" NOT NULL                -- JSON: a list of facts, each without its flow
 );
+CREATE INDEX ON choreo.view_fact (flow);
 CREATE TABLE choreo.view_flow (
     flow          text COLLATE "C" PRIMARY KEY,
     root          text COLLATE "C",
     name          text COLLATE "C",
     status        text COLLATE "C",                -- NULL: a tracker is about to write it
     key           text COLLATE "C" NOT NULL DEFAULT '',
-    finish        text COLLATE "C",
+    finish        text COLLATE "C",                -- without a root: of whom is not known yet
     started       double precision NOT NULL DEFAULT 0,
     updated       double precision NOT NULL DEFAULT 0,
     ended         double precision,

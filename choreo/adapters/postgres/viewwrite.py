@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from choreo.adapters.postgres.lines import Connection
+from choreo.adapters.postgres.viewshape import Shapes
 from choreo.errors import StoreConflictError
 from choreo.ports import Fact, FlowMerge, FlowSummary, ViewBatch
-from choreo.ports.merging import NOT_PLAIN, PLAIN, PLAIN_WITH_ROOT, FlowRow, joined, told
+from choreo.ports.merging import NOT_PLAIN, PLAIN, FlowRow, merged
 
-__all__ = ["Writing", "facts_of", "shape_of"]
+__all__ = ["UnwritableError", "Writing", "facts_of"]
 
 FOLD_MAX = 500
 """Flows folded again in one transaction because of a manifest; the rest waits for the next."""
-RUNNING, COMPLETED = "running", "completed"
+STATUS = "running", "completed"
 EMPTIED = ("mark", "shape", "fact", "flow", "manifest", "ending")
-SEPARATOR = "\x1f"
+NUL = "\\u0000"
+"""As JSON writes it. No text of PostgreSQL has it, and no JSON that is looked into there."""
 
 STANDS = "SELECT position FROM choreo.view_state"
 MOVE = "UPDATE choreo.view_state SET position = $1, last = $2"
@@ -34,21 +35,12 @@ INSERT INTO choreo.view_flow (flow) SELECT * FROM unnest($1::text[]) AS f ORDER 
 ON CONFLICT (flow) DO NOTHING
 """
 OLD = """
-SELECT flow, root, view_flow.name, status, key, finish, started, ended, deadline, plain, updated,
-    stuck_at, words, shape
-FROM choreo.view_flow LEFT JOIN choreo.view_shape ON id = shape
-WHERE flow = ANY ($1::text[]) ORDER BY flow FOR UPDATE OF view_flow
+SELECT flow, root, name, status, key, finish, started, ended, deadline, plain, updated, stuck_at,
+    shape
+FROM choreo.view_flow WHERE flow = ANY ($1::text[]) ORDER BY flow FOR UPDATE
 """
 INSERT = """
-INSERT INTO choreo.view_fact (flow, topic, partition, "offset", work, rest)
-SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::text[], $6::text[])
-ON CONFLICT DO NOTHING
-"""
-SHAPES = """
-INSERT INTO choreo.view_shape (id, name, words)
-SELECT id, name, string_to_array(words, $4)
-FROM unnest($1::bigint[], $2::text[], $3::text[]) AS s (id, name, words) ORDER BY 1
-ON CONFLICT (id) DO NOTHING
+INSERT INTO choreo.view_fact (flow, facts) SELECT * FROM unnest($1::text[], $2::text[])
 """
 MERGED = """
 UPDATE choreo.view_flow SET root = u.root, name = u.name, status = u.status, key = u.key,
@@ -86,20 +78,23 @@ UPDATE choreo.view_flow SET stale = true
 WHERE shape IN (SELECT id FROM choreo.view_shape WHERE words && $1::text[])
 """
 LEFT = f"SELECT flow FROM choreo.view_flow WHERE stale LIMIT {FOLD_MAX} FOR UPDATE SKIP LOCKED"
-WORDS = """
-SELECT flow, words FROM choreo.view_flow JOIN choreo.view_shape ON id = shape
-WHERE flow = ANY ($1::text[])
-"""
+SHAPE = "SELECT flow, shape FROM choreo.view_flow WHERE flow = ANY ($1::text[])"
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class UnwritableError(ValueError):
+    """A text has a character that no text of PostgreSQL has."""
 
 
 class Writing:
     """One batch, inside its transaction."""
 
-    def __init__(self, c: Connection, batch: ViewBatch) -> None:
+    def __init__(self, c: Connection, batch: ViewBatch, shapes: Shapes) -> None:
         """Nothing is written yet."""
         self._c = c
         self._batch = batch
-        self._shapes: dict[int, tuple[str, str]] = {}
+        self._shapes = shapes
 
     async def done(self) -> int:
         """Write it; give how many flows are left to be folded again."""
@@ -115,8 +110,9 @@ class Writing:
         fold = await self._merge(flows) if flows else {}
         left = {flow for (flow,) in await c.fetch(LEFT)} - fold.keys()
         if left:
-            words = {flow: frozenset(found) for flow, found in await c.fetch(WORDS, [*left])}
-            fold |= {flow: words.get(flow, frozenset()) for flow in left}
+            shapes = {flow: shape for flow, shape in await c.fetch(SHAPE, [*left])}  # noqa: C416 - mypy takes no records for pairs
+            await self._shapes.read(c, shapes.values())
+            fold |= {flow: self._shapes.words(shape) for flow, shape in shapes.items()}
         if fold:
             await self._fold(fold)
         return int(await c.fetchval("SELECT count(*) FROM choreo.view_flow WHERE stale"))
@@ -154,60 +150,57 @@ class Writing:
 
     async def _merge(self, flows: list[str]) -> dict[str, frozenset[str]]:
         """Lock the rows, add facts, merge; give those to be folded, with their words."""
-        c, batch = self._c, self._batch
+        c, batch, shapes = self._c, self._batch, self._shapes
         await c.execute(CLAIM, flows)
         old = {row[0]: row for row in await c.fetch(OLD, flows)}
+        await shapes.read(c, {row[12] for row in old.values() if row[12] is not None})
         words = await self._insert(batch.facts)
         ends = {(root, end) for root, end in await c.fetch("SELECT * FROM choreo.view_ending")}
         fold: dict[str, frozenset[str]] = {}
-        merged, moved = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
+        changed, moved = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
+        met: set[int] = set()
         for merge in batch.flows:
-            row = _fresh(merge, frozenset(words.get(merge.flow, ())))
-            before = old[merge.flow]
-            if before["status"] is not None:
-                row = joined(FlowRow._make((*before[:12], frozenset(before["words"]))), row)
-            if row.plain == PLAIN:
-                row = told(row, ends, (RUNNING, COMPLETED))
-            else:
+            before, known = tuple(old[merge.flow]), None
+            if before[3] is not None:
+                known = FlowRow._make((*before[:12], shapes.words(before[12])))
+            new = _fresh(merge, frozenset(words.get(merge.flow, ())))
+            row = merged(known, new, ends, STATUS)
+            if not row.plain:
                 fold[merge.flow] = row.marks
-                row = row._replace(status=before["status"] or RUNNING, plain=NOT_PLAIN)
-            shape = self._shape(row.name, row.marks)
-            if row[:10] == tuple(before)[:10] and shape == before["shape"]:
+            shape = shapes.number(row.name or "", row.marks)
+            if row[:10] == before[:10] and shape == before[12]:
                 moved.append((row.flow, row.updated, row.stuck_at))
             else:
-                merged.append((*row[:12], shape))
-        await self._learn()
-        if merged:
-            await c.execute(MERGED, *columns(merged))
+                met.add(shape)
+                changed.append((*row[:12], shape))
+        await shapes.write(c, met)
+        if changed:
+            await c.execute(MERGED, *columns(changed))
         if moved:
             await c.execute(MOVED, *columns(moved))
         return fold
 
     async def _insert(self, facts: Sequence[Fact]) -> dict[str, set[str]]:
-        """Insert facts that are not there yet; give the words of each flow."""
+        """Insert facts, those of a flow together; give the words of each flow.
+
+        Those that are there already are told apart by who reads them.
+        """
         words: dict[str, set[str]] = {}
-        rows = []
+        kept: dict[str, list[Sequence[Any]]] = {}
         for fact in facts:
-            words.setdefault(fact.flow, set()).update(
-                filter(None, (fact.type, fact.source, fact.step))
-            )
-            work = f"{fact.step} {fact.subject}" if fact.step else None
-            rows.append((*fact[:4], work, json.dumps(fact[4:], ensure_ascii=False)))
-        if rows:
-            await self._c.execute(INSERT, *columns(rows))
+            flow, _, _, _, _, kind, source, step = fact[:8]
+            if flow not in kept:
+                kept[flow], words[flow] = [], set()
+            kept[flow].append(fact[1:])
+            words[flow].update((kind, source, step))
+        for found in words.values():
+            found.discard("")
+        if kept:
+            texts = [_to_json(rows) for rows in kept.values()]
+            if any(NUL in text for text in texts):
+                raise UnwritableError
+            await self._c.execute(INSERT, [*kept], texts)
         return words
-
-    def _shape(self, name: str | None, words: Iterable[str]) -> int:
-        shape, known = shape_of(name or "", words)
-        self._shapes[shape] = known
-        return shape
-
-    async def _learn(self) -> None:
-        """Write the shapes that were met; most are known, and nothing comes of it."""
-        rows = [(shape, name, words) for shape, (name, words) in self._shapes.items()]
-        self._shapes = {}
-        if rows:
-            await self._c.execute(SHAPES, *columns(rows), SEPARATOR)
 
     async def _fold(self, flows: Mapping[str, frozenset[str]]) -> None:
         """Write the rows that a fold of all facts gives. From now on they are always folded."""
@@ -219,31 +212,23 @@ class Writing:
 
         rows = []
         for row in await asyncio.to_thread(folded):
-            shape = self._shape(row.name, flows[row.flow])
+            shape = self._shapes.number(row.name, flows[row.flow])
             rows.append((
                 row.flow, row.root or None, row.name or None, row.status, row.key,
                 row.end or None, row.started, row.updated, row.ended, row.deadline, row.stuck_at,
                 row.retries, row.compensations, row.dead, row.voids, row.steps,
                 row.error or None, shape,
             ))  # fmt: skip
-        await self._learn()
+        await self._shapes.write(self._c, {row[-1] for row in rows})
         await self._c.execute(FOLDED, *columns(rows))
 
 
 def _fresh(merge: FlowMerge, words: frozenset[str]) -> FlowRow:
-    plain = PLAIN_WITH_ROOT if merge.end and not merge.root else PLAIN
     return FlowRow(
         merge.flow, merge.root or None, merge.name or None, None, merge.key, merge.end or None,
-        merge.started, merge.ended, merge.deadline, plain if merge.plain else NOT_PLAIN,
-        merge.updated, merge.stuck_at, words,
+        merge.started, merge.ended, merge.deadline, PLAIN if merge.plain else NOT_PLAIN,
+        merge.updated, None, words,
     )  # fmt: skip
-
-
-def shape_of(name: str, words: Iterable[str]) -> tuple[int, tuple[str, str]]:
-    """Give the number of a shape, and how it is written down."""
-    listed = SEPARATOR.join(sorted(words))
-    digest = hashlib.sha1(f"{name}\0{listed}".encode(), usedforsecurity=False).digest()
-    return int.from_bytes(digest[:8], "big", signed=True), (name, listed)
 
 
 def columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
@@ -251,15 +236,14 @@ def columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-async def facts_of(c: Connection, flows: Sequence[str]) -> dict[str, list[Fact]]:
-    """Give all facts of these flows."""
-    facts: dict[str, list[Fact]] = {}
+async def facts_of(c: Connection, flows: Collection[str]) -> dict[str, list[Fact]]:
+    """Give all facts of these flows, each once."""
+    facts: dict[str, dict[tuple[str, int, int], Fact]] = {flow: {} for flow in flows}
     rows = await c.fetch(
-        'SELECT flow, topic, partition, "offset", rest FROM choreo.view_fact'
-        " WHERE flow = ANY ($1::text[])",
-        flows,
+        "SELECT flow, facts FROM choreo.view_fact WHERE flow = ANY ($1::text[])", [*flows]
     )
-    for flow, topic, partition, offset, rest in rows:
-        fact = Fact(flow, topic, partition, offset, *json.loads(rest))
-        facts.setdefault(flow, []).append(fact)
-    return facts
+    for flow, text in rows:
+        for topic, partition, offset, *rest in json.loads(text):
+            place = topic, partition, offset
+            facts[flow][place] = Fact(flow, *place, *rest)
+    return {flow: [*found.values()] for flow, found in facts.items()}

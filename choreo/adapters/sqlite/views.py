@@ -23,15 +23,7 @@ from choreo.adapters.sqlite.viewwords import Words, mask_of
 from choreo.errors import BrokerClosedError, StoreConflictError
 from choreo.events import Partition
 from choreo.ports import Fact, FlowFilter, FlowMerge, FlowSummary, Standing, ViewBatch
-from choreo.ports.merging import (
-    NOT_PLAIN,
-    PLAIN,
-    PLAIN_WITH_ROOT,
-    FlowRow,
-    joined,
-    readable,
-    told,
-)
+from choreo.ports.merging import NOT_PLAIN, PLAIN, FlowRow, merged, readable
 
 __all__ = ["SqliteViewStore"]
 
@@ -294,17 +286,13 @@ class SqliteViewStore:
         fold: set[Key] = set()
         changed, reshaped, moved = list[Any](), list[Any](), list[Any]()
         for key, merge in zip(keys, merges, strict=True):
-            row = self._fresh(key, merge, marks.get(merge.flow, 0))
             before = old.get(key)
+            known = None
             if before is not None:
                 known = FlowRow._make((*before[:-1], shapes[before[-1]][1]))
-                row = joined(known, row)
-            if row.plain == PLAIN:
-                row = told(row, ends, status)
-            else:
+            row = merged(known, self._fresh(key, merge, marks.get(merge.flow, 0)), ends, status)
+            if not row.plain:
                 fold.add(key)
-                kept = status[0] if before is None else before[3]
-                row = row._replace(status=kept, plain=NOT_PLAIN)
             shape = words.shape(c, row.name, row.marks)
             if before is None or row[:MOVED_FROM] != before[:MOVED_FROM]:
                 changed += (*row[:-1], shape)
@@ -327,11 +315,10 @@ class SqliteViewStore:
 
     def _fresh(self, key: Key, merge: FlowMerge, marks: int) -> FlowRow:
         words = self._words.numbers
-        plain = PLAIN_WITH_ROOT if merge.end and not merge.root else PLAIN
         return FlowRow(
             key, words[merge.root] or None, words[merge.name] or None, 0, merge.key,
             words[merge.end] or None, merge.started, merge.ended, merge.deadline,
-            plain if merge.plain else NOT_PLAIN, merge.updated, merge.stuck_at, marks,
+            PLAIN if merge.plain else NOT_PLAIN, merge.updated, None, marks,
         )  # fmt: skip
 
     def _mark_stale(self, c: sqlite3.Connection, types: Collection[str]) -> None:
@@ -391,7 +378,8 @@ def _summary(row: Sequence[Any], texts: Mapping[int, str]) -> FlowSummary:
      compensations, dead, voids, steps, error) = row  # fmt: skip
     return FlowSummary(
         flow=unpacked(flow), root=texts[root or 0], name=texts[name or 0], status=texts[status],
-        key=key or "", end=texts[end or 0], started=started, updated=updated, ended=ended,
+        key=key or "", end=texts[end or 0] if root else "", started=started, updated=updated,
+        ended=ended if root else None,  # before it has a root, nobody knows whose end it is
         deadline=deadline, stuck_at=stuck_at, retries=retries or 0,
         compensations=compensations or 0, dead=dead or 0, voids=voids or 0, steps=steps or 0,
         error=error or "",

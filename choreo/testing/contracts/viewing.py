@@ -289,6 +289,21 @@ class ViewStoreContract:
             for row in backwards:
                 assert summarize(await views.facts(row.flow), CATALOG) == row
 
+    async def test_what_can_be_merged_is_not_folded(self, make: MakeViews) -> None:
+        """An end before its root, a root twice, all of it again: no fact has to be read."""
+
+        def fold(flow: str, _: object) -> FlowSummary:
+            raise LookupError(flow)
+
+        async with opened(make) as views:
+            root, step, end = happy(10).records
+            order = (end, end, step, root, end, root)
+            for n, record in enumerate(order):
+                await views.apply(replace(batch_of([record]), fold=fold))
+                (row,) = await views.flows(FlowFilter())
+                assert summarize(await views.facts(row.flow), CATALOG) == row, order[: n + 1]
+            assert (row.status, row.ended, row.steps) == ("completed", T0 + 12, 2)
+
     async def test_a_position_moves_only_from_where_it_stands(self, make: MakeViews) -> None:
         """Of two trackers that read the same, one has written it."""
         async with opened(make) as views:
