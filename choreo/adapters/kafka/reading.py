@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from choreo.adapters.kafka.aligning import Alignment, fetch_bytes
 from choreo.adapters.kafka.cluster import Cluster, started, stopped
 from choreo.adapters.kafka.names import record_of
 from choreo.adapters.kafka.settings import KafkaSettings
@@ -40,30 +43,50 @@ class Reading:
     async def batches(
         self, *, follow: bool, closed: Callable[[], bool]
     ) -> AsyncGenerator[list[Record], None]:
-        """Give records until the end of now, or for ever."""
+        """Give records as they come, for ever; or until the end of now, in the order of time."""
         opening = asyncio.ensure_future(self._cluster.unbroken(self._open(follow=follow)))
         try:
             ends = await asyncio.shield(opening)
             consumer = self._consumer
             if consumer is None:
                 return
-            open_ = self._assign(consumer, ends, follow=follow)
-            idle = 0
-            while not closed():
-                if not follow:
-                    open_ = {place for place in open_ if self._next[place] < ends[place]}
-                    if not open_:
+            found = self._followed(consumer) if follow else self._aligned(consumer, ends)
+            async with aclosing(found):
+                async for raw in found:
+                    for start in range(0, len(raw), READ_MOST):
+                        yield self._records(raw[start : start + READ_MOST])
+                    if closed():
                         return
-                records = await self._get(consumer, open_, ends, follow=follow)
-                if records:
-                    idle = 0
-                    yield records
-                    continue
-                idle += 1
-                if follow and idle % GROWN_LOOKS == 0:
-                    open_ = self._assign(consumer, await self._look(), follow=True)
         finally:
             await self._cluster.unbroken(self._shut(opening))
+
+    async def _followed(self, consumer: AIOKafkaConsumer) -> AsyncGenerator[list[Any], None]:
+        """Give what the client gives; nothing, now and then."""
+        self._assign(consumer, self._next)
+        idle = 0
+        while True:
+            found = await self._get(consumer, self._next, READ_MOST)
+            yield [one for raw in found.values() for one in raw]
+            idle = 0 if found else idle + 1
+            if idle and idle % GROWN_LOOKS == 0:
+                await self._look()
+                self._assign(consumer, self._next)
+
+    async def _aligned(
+        self, consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]
+    ) -> AsyncGenerator[list[Any], None]:
+        """Give what lies before these ends; nothing, while a partition keeps others waiting."""
+        open_ = {place for place, at in self._next.items() if at < ends[place]}
+        self._assign(consumer, open_)
+        alignment = Alignment(len(open_))
+        while open_:
+            for place, raw in (await self._get(consumer, open_)).items():
+                alignment.add(place, [one for one in raw if one.offset < ends[place]])
+            open_ = {place for place in open_ if self._next[place] < ends[place]}
+            yield alignment.take(open_)
+            resting = (consumer.assignment() - open_) | alignment.full()
+            consumer.pause(*resting - consumer.paused())
+            consumer.resume(*consumer.paused() - resting)
 
     async def _shut(self, opening: asyncio.Future[dict[TopicPartition, int]]) -> None:
         await asyncio.wait([opening])
@@ -73,7 +96,10 @@ class Reading:
     async def _open(self, *, follow: bool) -> dict[TopicPartition, int]:
         ends = await self._look()
         if self._next or follow:
-            consumer = AIOKafkaConsumer(**self._settings.reader())
+            asked = self._settings.reader()
+            if not follow:
+                asked["max_partition_fetch_bytes"] = fetch_bytes(len(self._next))
+            consumer = AIOKafkaConsumer(**asked)
             await started(consumer, self._settings)
             self._consumer = consumer
         return ends
@@ -100,29 +126,24 @@ class Reading:
             self._next[place] = min(max(told, begins[place]), ends[place])
         return dict(ends)
 
-    def _assign(
-        self, consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int], *, follow: bool
-    ) -> set[TopicPartition]:
-        wanted = {place for place, at in self._next.items() if follow or at < ends[place]}
-        if wanted and wanted != consumer.assignment():
+    def _assign(self, consumer: AIOKafkaConsumer, wanted: Collection[TopicPartition]) -> None:
+        if wanted and set(wanted) != consumer.assignment():
             consumer.assign(sorted(wanted))
             for place in wanted:
                 consumer.seek(place, self._next[place])
-        return wanted
 
     async def _get(
         self,
         consumer: AIOKafkaConsumer,
-        open_: set[TopicPartition],
-        ends: dict[TopicPartition, int],
-        *,
-        follow: bool,
-    ) -> list[Record]:
-        names = self._cluster.names
-        records: list[Record] = []
+        places: Iterable[TopicPartition],
+        most: int | None = None,
+    ) -> Mapping[TopicPartition, Sequence[Any]]:
+        """Wait for records; learn where these places now stand."""
         with translating("read"):
-            found = await consumer.getmany(timeout_ms=WAIT_MS, max_records=READ_MOST)
-            for place in open_:
+            found: Mapping[TopicPartition, Sequence[Any]] = await consumer.getmany(
+                timeout_ms=WAIT_MS, max_records=most
+            )
+            for place in places:
                 at = await consumer.position(place)
                 if at < self._next[place]:  # the topic was deleted, and made again
                     log.warning(
@@ -131,8 +152,15 @@ class Reading:
                         place,
                     )
                 self._next[place] = at
-        for place, raw in found.items():
-            topic = names.partition(place).topic
-            end = ends[place]
-            records += (record_of(one, topic) for one in raw if follow or one.offset < end)
+        return found
+
+    def _records(self, found: Iterable[Any]) -> list[Record]:
+        here = self._cluster.names.here
+        topics: dict[str, str] = {}
+        records = []
+        for one in found:
+            topic = topics.get(one.topic)
+            if topic is None:
+                topic = topics[one.topic] = here(one.topic) or one.topic
+            records.append(record_of(one, topic))
         return records

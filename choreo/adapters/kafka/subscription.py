@@ -318,6 +318,20 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
                 return
         if assignment == self._assignment:
             self._committed.update(ours)
+            await self._pass_over(consumer, ours)
+
+    async def _pass_over(
+        self, consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]
+    ) -> None:
+        """Do not read what was committed before it was given: its reader has it from elsewhere."""
+        assignment = self._assignment
+        for place, offset in offsets.items():
+            try:
+                at = await consumer.position(place)
+                if assignment == self._assignment and at < offset:
+                    consumer.seek(place, offset)
+            except kafka.IllegalStateError:  # it has just been taken from us
+                return
 
     async def close(self) -> None:
         if self._leaving is None:
