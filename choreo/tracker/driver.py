@@ -115,11 +115,11 @@ class Tracker:
         return False
 
     async def _write(self, records: Sequence[Record]) -> None:
-        taken, ends, stale = await self._feed.read(records)
+        taken, fold, ends, stale = await self._feed.read(records)
         last = max(records, key=_offset)
         left = await self._views.apply(
             ViewBatch(
-                self._position, last.offset + 1, _name(last), self._feed.summary,
+                self._position, last.offset + 1, _name(last), fold,
                 taken.facts, taken.flows, taken.manifests, ends, stale,
             )
         )  # fmt: skip

@@ -7,7 +7,7 @@ is one fold, and one way to it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from choreo.events import Record
@@ -28,9 +28,13 @@ REST_S = 0.02
 
 
 class Read(NamedTuple):
-    """What a batch of records says; `ends` is None when no service has declared anything new."""
+    """What a batch of records says; `ends` is None when no service has declared anything new.
+
+    `fold` gives a flow's row, by what the services had declared then.
+    """
 
     taken: Taken
+    fold: Callable[[str, Sequence[Fact]], FlowSummary]
     ends: tuple[tuple[str, str], ...] | None = None
     stale: tuple[str, ...] = ()
 
@@ -70,18 +74,20 @@ class Feed:
         """Read a batch; manifests in it hold for the whole of it."""
         taken = take(records, self._catalog)
         if not taken.manifests:
-            return Read(taken)
+            return Read(taken, self.summary)
         known = await self._views.manifests()
         newest = {s: text for s, _, text in sorted(taken.manifests, key=lambda one: one[1])}
         if newest.items() <= known.items():
             taken.manifests.clear()
-            return Read(taken)
+            return Read(taken, self.summary)
         catalog = Catalog.of({s: json.loads(text) for s, text in {**known, **newest}.items()})
         stale = self._catalog.changed(catalog)
         self._catalog = catalog
-        return Read(take(records, catalog), tuple(sorted(catalog.ends)), tuple(sorted(stale)))
+        taken, ends = take(records, catalog), tuple(sorted(catalog.ends))
+        return Read(taken, self.summary, ends, tuple(sorted(stale)))
 
-    def summary(self, flow: str, facts: Sequence[Fact]) -> FlowSummary:
-        """Fold all facts of a flow to its row."""
-        del flow
-        return summarize(facts, self._catalog)
+    @property
+    def summary(self) -> Callable[[str, Sequence[Fact]], FlowSummary]:
+        """What folds all facts of a flow to its row, by what is declared at present."""
+        catalog = self._catalog
+        return lambda _, facts: summarize(facts, catalog)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any
 
 from choreo.errors import ChoreoError, StoreConflictError
-from choreo.events import Partition, Record
+from choreo.events import MANIFESTS_TOPIC, Partition, Record
 from choreo.ports import Broker, Clock, Subscription, ViewBatch, ViewStore
 from choreo.tracker.course import Course
 from choreo.tracker.driver import Tracker
-from choreo.tracker.feed import BATCH, OUTAGE_S, REST_S, Feed
+from choreo.tracker.feed import BATCH, OUTAGE_S, REST_S, Feed, Read
 
 __all__ = ["GROUP", "SharedTracker", "tracker_of"]
 
@@ -25,6 +26,8 @@ log = logging.getLogger("choreo.tracker")
 
 GROUP = "choreo.tracker"
 """The consumer group of all trackers; its lag tells how far the views are behind."""
+BACKLOG = 5000
+"""Records in one transaction while a partition is filled: by then most flows are whole."""
 LOOK_S = 5.0
 """Between two looks for topics that are new, and at views that others may have emptied."""
 
@@ -50,6 +53,7 @@ class SharedTracker:
         self._clock = clock
         self._feed = Feed(views)
         self._number = 0
+        self._writing = _Writing()
         self._marks: dict[Partition, int] = {}
         self._filled: frozenset[Partition] = frozenset()
         self._told = asyncio.Event()
@@ -102,11 +106,13 @@ class SharedTracker:
             self.course.reached_the_end()
             await self._paused(LOOK_S)
             return
-        subscription = await self._broker.subscribe(GROUP, topics)
+        bell = _Bell()
+        subscription = await self._broker.subscribe(GROUP, topics, assignee=bell)
         polling = asyncio.ensure_future(subscription.poll(BATCH))
         try:
             while not self._told.is_set():
-                await self._wait(polling)
+                await self._wait(polling, bell.rung)
+                bell.rung.clear()
                 if not polling.done():
                     if await self._topics() != topics:
                         return
@@ -125,21 +131,19 @@ class SharedTracker:
             await subscription.close()
             self._filled = frozenset()
 
-    async def _wait(self, polling: asyncio.Future[Sequence[Record]]) -> None:
-        """Wait for records, but no longer than until it is time to look, or to end."""
-        pause = asyncio.ensure_future(self._paused(LOOK_S))
+    async def _wait(self, polling: asyncio.Future[Sequence[Record]], rung: asyncio.Event) -> None:
+        """Wait for records or partitions; no longer than until it is time to look, or to end."""
+        pause = asyncio.ensure_future(self._paused(LOOK_S, rung))
         try:
             await asyncio.wait((polling, pause), return_when=asyncio.FIRST_COMPLETED)
         finally:
             pause.cancel()
             await asyncio.gather(pause, return_exceptions=True)
 
-    async def _paused(self, delay_s: float) -> None:
-        """Sleep, or less if we are told to end."""
-        tasks = [
-            asyncio.ensure_future(self._told.wait()),
-            asyncio.ensure_future(self._clock.sleep(delay_s)),
-        ]
+    async def _paused(self, delay_s: float, *events: asyncio.Event) -> None:
+        """Sleep, or less if one of these comes, or we are told to end."""
+        tasks = [asyncio.ensure_future(event.wait()) for event in (self._told, *events)]
+        tasks.append(asyncio.ensure_future(self._clock.sleep(delay_s)))  # type: ignore[arg-type]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -161,13 +165,16 @@ class SharedTracker:
         """Write records that are not there yet; of partitions that are new, what lies before."""
         before = dict(self._marks)
         while True:
-            ours = frozenset(subscription.assigned()) | {_place(one) for one in records}
+            ours = frozenset(subscription.assigned())
             try:
                 new = ours - self._filled
-                if new and not await self._fill(new):
-                    return
+                if new and not await self._fill(new, subscription.assigned):
+                    if self._told.is_set():
+                        return
+                    continue
                 self._filled = ours
-                await self._write([one for one in records if one.offset >= self._mark(one)])
+                async with self._writing:
+                    await self._write([one for one in records if self._lacks(one)])
             except StoreConflictError:
                 await self._load()
                 self._filled = frozenset()
@@ -201,48 +208,78 @@ class SharedTracker:
             ViewBatch(number, number + 1, GROUP, self._feed.summary, ends=(), reset=True)
         )
 
-    async def _fill(self, wanted: Collection[Partition] | None) -> bool:
+    async def _fill(
+        self,
+        wanted: Collection[Partition] | None,
+        ours: Callable[[], Collection[Partition]] | None = None,
+    ) -> bool:
         """Read partitions (None: all) from where the views stand up to their ends.
 
-        False when it was told to stop before it was there.
+        False when, before it was there, it was told to stop, or one of them was not `ours` any
+        more: then somebody else reads it, from where we have written it.
         """
+        for place, mark in (await self._views.position()).marks.items():
+            self._marks[place] = max(self._marks.get(place, 0), mark)
         ends = await self._broker.ends(None)
         if any(self._marks.get(place, 0) > end for place, end in ends.items()):
             await self._reset("the log was made anew")
             await self._load()
         asked = ends.keys() if wanted is None else ends.keys() & wanted
-        behind = {p: self._marks.get(p, 0) for p in asked if self._marks.get(p, 0) < ends[p]}
+        declared = {place for place in ends if place.topic == MANIFESTS_TOPIC}
+        await self._read(declared, ends, lambda: declared)  # before what is read by them
+        return await self._read(asked - declared, ends, ours or (lambda: asked))
+
+    async def _read(
+        self,
+        wanted: Collection[Partition],
+        ends: Mapping[Partition, int],
+        ours: Callable[[], Collection[Partition]],
+    ) -> bool:
+        marks = {place: self._marks.get(place, 0) for place in wanted}
+        behind = {place: mark for place, mark in marks.items() if mark < ends[place]}
         if not behind:
             return True
         topics = sorted({place.topic for place in behind})
         since = {place: behind.get(place, end) for place, end in ends.items()}
         waiting: list[Record] = []
-        async for records in self._broker.read(topics, since=since):
-            waiting += [one for one in records if _place(one) in behind]
-            if len(waiting) >= BATCH:
-                await self._write(waiting)
-                waiting = []
-            if self._told.is_set():
-                return False
-        await self._write(waiting, {place: ends[place] for place in behind})
+        async with self._writing:
+            async for records in self._broker.read(topics, since=since):
+                waiting += [one for one in records if _place(one) in behind]
+                if len(waiting) >= BACKLOG:
+                    await self._write(waiting)
+                    waiting = []
+                if self._told.is_set() or not behind.keys() <= set(ours()):
+                    return False
+            await self._write(waiting, {place: ends[place] for place in behind})
         return True
 
     async def _write(
         self, records: Sequence[Record], reached: Mapping[Partition, int] | None = None
     ) -> None:
-        """Write a batch, and what is now to be read next of each partition."""
-        marks = dict(reached or {})
+        """Write a batch, and what is now to be read next of each partition.
+
+        It goes on being written while the next one is read, unless that has to know of it.
+        """
+        last: dict[tuple[str, int], int] = {}
         for record in records:
-            place = _place(record)
-            marks[place] = max(marks.get(place, 0), record.offset + 1)
+            place = record.topic, record.partition
+            last[place] = max(last.get(place, 0), record.offset + 1)
+        marks = {**{Partition(*place): mark for place, mark in last.items()}, **(reached or {})}
         if not marks:
             return
-        taken, ends, stale = await self._feed.read(records)
+        if any(topic == MANIFESTS_TOPIC for topic, _ in last):
+            await self._writing.done()
+        read = await self._feed.read(records)
+        await self._writing.done()
+        self._writing.begin(self._put(read, marks))
+
+    async def _put(self, read: Read, marks: Mapping[Partition, int]) -> None:
+        taken, fold, ends, stale = read
         position = self._number + (ends is not None)
         await self._apply(
             ViewBatch(
-                self._number, position, GROUP, self._feed.summary, taken.facts, taken.flows,
-                taken.manifests, ends, stale, marks=marks,
+                self._number, position, GROUP, fold, taken.facts, taken.flows, taken.manifests,
+                ends, stale, marks=marks,
             )
         )  # fmt: skip
         for place, mark in marks.items():
@@ -260,8 +297,54 @@ class SharedTracker:
                 ViewBatch(self._number, self._number, GROUP, self._feed.summary)
             )
 
-    def _mark(self, record: Record) -> int:
-        return self._marks.get(_place(record), 0)
+    def _lacks(self, record: Record) -> bool:
+        """Tell whether it is ours to write, and not there yet."""
+        place = _place(record)
+        return place in self._filled and record.offset >= self._marks.get(place, 0)
+
+
+class _Bell:
+    """Rings when partitions have become ours."""
+
+    def __init__(self) -> None:
+        self.rung = asyncio.Event()
+
+    async def assigned(self, partitions: Collection[Partition]) -> None:
+        del partitions
+        self.rung.set()
+
+    async def revoked(self, partitions: Collection[Partition]) -> None:
+        """Whoever is given them may begin at once: what two have written does no harm."""
+
+
+class _Writing:
+    """One write at a time, that goes on beside what its caller does."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Future[None] | None = None
+
+    def begin(self, write: Coroutine[Any, Any, None]) -> None:
+        assert self._task is None
+        self._task = asyncio.ensure_future(write)
+
+    async def done(self) -> None:
+        """Wait for it, if there is one; raise what it raises."""
+        task = self._task
+        if task is not None:
+            await asyncio.wait((task,))
+            self._task = None
+            task.result()
+
+    async def __aenter__(self) -> None:
+        """Within the block writes may go on; not after it."""
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        task = self._task
+        if kind is not None and task is not None:
+            self._task = None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self.done()
 
 
 def _place(record: Record) -> Partition:

@@ -133,6 +133,11 @@ def shares(draw: st.DrawFn) -> tuple[list[Record], list[tuple[int, list[Record]]
     return log, batches
 
 
+async def write(tracker: SharedTracker, batch: Sequence[Record]) -> None:
+    async with tracker._writing:
+        await tracker._write(batch)
+
+
 async def assert_same_views(
     many: ViewStore, log: list[Record], batches: list[tuple[int, list[Record]]]
 ) -> None:
@@ -142,10 +147,10 @@ async def assert_same_views(
     trackers = [SharedTracker(None, many, Quick()) for _ in range(3)]  # type: ignore[arg-type]
     for number, batch in batches:
         try:
-            await trackers[number]._write(batch)
+            await write(trackers[number], batch)
         except StoreConflictError:
             await trackers[number]._load()
-            await trackers[number]._write(batch)
+            await write(trackers[number], batch)
     wanted, found = await flows(one), await flows(many)
     assert found == wanted
     for flow in wanted:
@@ -354,7 +359,7 @@ async def test_marks_of_a_batch_are_what_follows(broker: Broker) -> None:
 
     async def marks(records: Sequence[Record]) -> dict[Partition, int]:
         views = SqliteViewStore(":memory:")
-        await SharedTracker(broker, views, Quick())._write(records)
+        await write(SharedTracker(broker, views, Quick()), records)
         found = (await views.position()).marks
         await views.close()
         return dict(found)
