@@ -41,6 +41,7 @@ WITH = {
     "hop2_ms_p50": "hop2",
     "hop2_ms_p99": "hop2",
     "tracker_bytes": "tracker_events",
+    "kafka_tracker2": "kafka_tracker",
     "postgres_step_cpu_us": "postgres_steps",
 }
 """Figures that are measured together with others."""

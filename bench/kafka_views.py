@@ -1,9 +1,10 @@
-"""The tracker on Kafka and PostgreSQL: how fast one process takes in what it has not read."""
+"""The tracker on Kafka and PostgreSQL: how fast it takes in what it has not read."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import ExitStack
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -11,6 +12,7 @@ from bench.figure import Figure
 from bench.flows import Chain, interleaved
 from bench.process import started
 from choreo.adapters.kafka import KafkaBroker, KafkaSettings
+from choreo.adapters.postgres.views import PostgresViewStore
 from choreo.events import MANIFESTS_TOPIC, STEPS_TOPIC, Record
 from choreo.ports import Topic
 from choreo.testing.servers import KafkaServer
@@ -18,16 +20,18 @@ from choreo.testing.servers.postgres import PostgresServer
 
 __all__ = ["kafka_tracker"]
 
-FLOWS = 10_000
+FLOWS = 20_000
 LONG = Chain("order", 10)
 TOGETHER = 5000
+LOOK_S = 0.02
 
 
 def kafka_tracker(flows: int = FLOWS) -> list[Figure]:
-    """Events a second that one tracker process takes from a log that it has not read yet.
+    """Events a second that tracker processes take from a log that nobody has read yet.
 
     Flows of ten events, 256 of them at a time side by side, on ten topics; views in PostgreSQL.
-    The baseline is a bare consumer of the same records: `getmany`, and nothing else.
+    The baseline is a bare consumer of the same records: `getmany`, and nothing else. That of two
+    processes is what one of them does alone.
     """
     postgres = PostgresServer.found(fsync=True)
     with KafkaServer() as server:
@@ -35,15 +39,50 @@ def kafka_tracker(flows: int = FLOWS) -> list[Figure]:
         try:
             written = asyncio.run(_write(server.bootstrap, flows))
             bare = written / asyncio.run(_bare(server.bootstrap, written))
-            arguments = (server.bootstrap, postgres.database())
-            with started("bench.kafka_tracker_process", *arguments) as tracker:
-                took = tracker.heard()["caught_up_s"]
+            one, two = (
+                written / _caught_up(server.bootstrap, postgres.database(), count)
+                for count in (1, 2)
+            )
         finally:
             postgres.close()
     return [
-        Figure("kafka_tracker", written / took, "events/s", bare,
+        Figure("kafka_tracker", one, "events/s", bare,
                f"{written:,} events into PostgreSQL; bare getmany read {bare:,.0f} a second"),
+        Figure("kafka_tracker2", two, "events/s", one, "two processes; baseline: one"),
     ]  # fmt: skip
+
+
+def _caught_up(servers: str, place: str, count: int) -> float:
+    """Let so many processes read all there is into empty views; give the seconds."""
+    with ExitStack() as stack:
+        trackers = [
+            stack.enter_context(started("bench.kafka_tracker_process", servers, place))
+            for _ in range(count)
+        ]
+        for tracker in trackers:
+            tracker.heard()
+        begun = time.perf_counter()
+        for tracker in trackers:
+            tracker.told("begin")
+        asyncio.run(_all_read(servers, place))
+        took = time.perf_counter() - begun
+        for tracker in trackers:
+            tracker.told("end")
+            tracker.heard()
+    return took
+
+
+async def _all_read(servers: str, place: str) -> None:
+    """Wait until the views have been told of all that lies on the log."""
+    broker, views = KafkaBroker(KafkaSettings(servers)), PostgresViewStore(place)
+    ends = await broker.ends(None)
+    while True:
+        marks = (await views.position()).marks
+        if all(marks.get(partition, 0) >= end for partition, end in ends.items()):
+            break
+        await asyncio.sleep(LOOK_S)
+    await views.close()
+    await broker.close()
 
 
 async def _write(servers: str, flows: int) -> int:
