@@ -11,9 +11,9 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from choreo.adapters.system import SystemClock
 from choreo.app.opening import deployed, open_codec
@@ -40,7 +40,7 @@ from choreo.events import (
     root_id,
 )
 from choreo.outcomes import Outcomes
-from choreo.ports import Broker, Clock, Store, Topic, Want
+from choreo.ports import Broker, Clock, Enlisting, Store, Topic, Tx, Want
 from choreo.service import ParamKind, Service
 from choreo.step import Compiled, compiled
 from choreo.telemetry import Telemetry
@@ -232,11 +232,13 @@ class App:
 
     # ── what callers ask for ─────────────────────────────────────────────────────────────
 
-    async def publish(self, event: Event, *, id: str | None = None) -> str:
+    async def publish(self, event: Event, *, id: str | None = None, tx: object = None) -> str:
         """Publish the first event of a flow; give the flow's id once the record is durable.
 
         `id` is the caller's own key: publishing again with the same one is harmless, since
-        it gives the same event.
+        it gives the same event. With `tx` it is published when that transaction is committed,
+        and never when it is not: a Tx of `transaction()`, and on PostgreSQL a connection of
+        asyncpg, or a session or connection of SQLAlchemy's asyncio, to the store's database.
         """
         info = type(event).__event__
         if info.key is None:
@@ -264,15 +266,22 @@ class App:
         if key:  # an attribute that has no text is none
             headers[SUBJECT] = key
         await self.codec.open([type(event)])
-        if info.topic not in self._topics:
-            await self._ensure({info.topic})
+        if info.topic not in self._topics and (tx is None or not self.store.traits.publishes):
+            await self._ensure({info.topic})  # in one file it would wait for the transaction
         record = Record(info.topic, key.encode(), headers, self.codec.encode(event))
         record.trusted = True
         record.fresh = id is None  # nobody can have handled an id that was just drawn
-        await self.broker.publish([record])
+        if tx is None:
+            await self.broker.publish([record])
+        else:
+            await cast("Enlisting", self.store).enlist(tx, record)
         if id is None:  # of a flow with a key, an earlier end may stand before this record
             self._outcomes.published(flow, record.offset)
         return flow
+
+    def transaction(self) -> AbstractAsyncContextManager[Tx]:
+        """Open a transaction on the store's database, outside of any step, for `publish` too."""
+        return self.store.transaction()
 
     async def outcome(self, flow: str, *, within_s: float) -> Event:
         """Wait for the flow's end event; raises OutcomeTimeoutError after `within_s` seconds."""

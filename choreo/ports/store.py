@@ -17,6 +17,7 @@ __all__ = [
     "UNWRITTEN",
     "Applied",
     "Due",
+    "Enlisting",
     "Floor",
     "GateSeen",
     "Outbox",
@@ -233,7 +234,27 @@ class Outbox(Protocol):
     """
 
     async def unsent(self, owned: Owned, *, after: int, most: int) -> Sequence[Unsent]:
-        """Give rows beyond `after` that came of partitions of `owned`, in order, at most `most`."""
+        """Give rows beyond `after` that came of partitions of `owned`, in order, at most `most`.
+
+        Rows that came of no delivery are with the ORPHANS of one group at a time, by their key
+        in the order in which they were committed.
+        """
+        ...
+
+    async def stirred(self) -> None:
+        """Wait until there may be rows that `apply` did not tell of: a caller's transaction."""
+        ...
+
+
+class Enlisting(Protocol):
+    """What is asked of a store by who publishes in a transaction of his own."""
+
+    async def enlist(self, tx: object, record: Record) -> None:
+        """Make a record part of a transaction: it is published once that is committed, or never.
+
+        `tx` is a Tx of `transaction()`, or what the store's own client calls a transaction.
+        Raises StoreError CH4014 for one that is not open, or not of this database.
+        """
         ...
 
 

@@ -30,6 +30,7 @@ from choreo.ports import (
     Broker,
     BrokerTraits,
     Due,
+    Enlisting,
     Outbox,
     Prepared,
     Seen,
@@ -400,6 +401,14 @@ class FaultyStore(_Faulty):
     async def unsent(self, owned: Owned, *, after: int, most: int) -> Sequence[Unsent]:
         await self.before("unsent")
         return await cast("Outbox", self._inner).unsent(owned, after=after, most=most)
+
+    async def stirred(self) -> None:
+        await cast("Outbox", self._inner).stirred()
+
+    async def enlist(self, tx: object, record: Record) -> None:
+        if self.fires("refused", "enlist"):  # never late: a section may wait for nothing else
+            raise self.error("nothing was done", "enlist")
+        await cast("Enlisting", self._inner).enlist(tx, record)
 
     async def migrate(self, service: str, files: Sequence[tuple[str, str]]) -> None:
         await self.before("migrate")

@@ -176,6 +176,13 @@ class Relay:
             if not self._readings and not self._down:
                 self.look(list(self._lines))
 
+    async def listen(self) -> None:
+        """Look at once when others have left something: a caller's own transaction."""
+        store = cast("Outbox", self._store)
+        while True:
+            await self._pipeline.outlasting(store.stirred)
+            self.look([claim for claim in self._lines if claim and ORPHANS in claim.epochs])
+
     def _read(self, owned: Owned, lines: dict[Partition, Line]) -> None:
         self._readings += 1
         for line in lines.values():

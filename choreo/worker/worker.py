@@ -81,6 +81,7 @@ class Worker:
         if self._relay is not None:
             pipeline.spawn(self._relay.publish(), "relay")
             pipeline.spawn(self._relay.sweep(), "relay sweep")
+            pipeline.spawn(self._relay.listen(), "relay listens")
         for compiled in self._services:
             # The store learns every handler's name now, not inside a transaction.
             await self._store.load(

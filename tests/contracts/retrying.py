@@ -35,6 +35,7 @@ from choreo.ports import (
     Broker,
     BrokerTraits,
     Due,
+    Enlisting,
     Outbox,
     Prepared,
     Seen,
@@ -241,6 +242,13 @@ class RetryingStore:
     async def unsent(self, owned: Owned, *, after: int, most: int) -> Sequence[Unsent]:
         outbox = cast("Outbox", self._inner)
         return await until_answered(lambda: outbox.unsent(owned, after=after, most=most))
+
+    async def stirred(self) -> None:
+        await cast("Outbox", self._inner).stirred()
+
+    async def enlist(self, tx: object, record: Record) -> None:
+        enlisting = cast("Enlisting", self._inner)
+        await until_answered(lambda: enlisting.enlist(tx, record))
 
     async def migrate(self, service: str, files: Sequence[tuple[str, str]]) -> None:
         prepared = cast("Prepared", self._inner)

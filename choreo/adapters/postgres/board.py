@@ -44,6 +44,8 @@ __all__ = [
 
 Key = tuple[int, bytes]
 NO_GATE = (0, False, b"")
+UNREAD: Any = object()
+"""In place of a row that was neither locked nor read: what is set is not compared."""
 BIGINT = range(-(2**63), 2**63)
 ABSENT = -1
 """State of a memo that is only there because it was locked."""
@@ -142,13 +144,16 @@ class Board:
                 self._change(plan, change)
         except LostError as lost:
             for table, key, before in reversed(self._undo):
-                table[key] = before
+                if before is UNREAD:
+                    del table[key]  # not None: that would be a row that is to go
+                else:
+                    table[key] = before
             del self.published[published:], self.sent[sent:]
             return lost.applied
         return Applied.DONE
 
     def _set(self, table: dict[Any, Any], key: Any, row: Any) -> None:
-        self._undo.append((table, key, table.get(key)))
+        self._undo.append((table, key, table.get(key, UNREAD)))
         table[key] = row
 
     def _change(self, plan: Plan, change: Change) -> None:

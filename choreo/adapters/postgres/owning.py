@@ -38,6 +38,7 @@ ORPHANED = (
     "SELECT id, grp, topic, partition FROM choreo.owner WHERE grp = $1 AND topic <> ''"
     f" AND holder NOT IN ({LIVING})"
 )
+FIRST = f"SELECT min(grp) FROM choreo.owner WHERE topic = '' AND holder IN ({LIVING})"
 LET_GO = (
     "UPDATE choreo.owner o SET holder = 0 FROM unnest($1::int[], $2::int8[]) AS a (id, epoch)"
     " WHERE o.id = a.id AND o.epoch = a.epoch"
@@ -78,10 +79,15 @@ async def take_over(
 
 
 async def orphans(connection: Connection, names: Names, group: str) -> list[int]:
-    """Give the places of partitions that nobody has who lives; and that of nobody."""
+    """Give the places of partitions that nobody has who lives; and that of nobody.
+
+    This is with one group at a time: the first, by name, whose orphans somebody has who lives.
+    """
     rows = await connection.fetch(ORPHANED, kept(group))
     names.learn_places({Place(group, row[2], row[3]): row[0] for row in rows})
-    return [NOBODY, *(row[0] for row in rows)]
+    first = await connection.fetchval(FIRST)
+    nobodys = [NOBODY] if first in (None, kept(group)) else []
+    return [*nobodys, *(row[0] for row in rows)]
 
 
 async def let_go(connection: Connection, epochs: Collection[tuple[int, int]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from choreo.adapters.postgres.apply import Results, Writer, in_order
 from choreo.adapters.postgres.contents import contents_of
 from choreo.adapters.postgres.edge import translated
+from choreo.adapters.postgres.enlisting import Database, Ear, enlist, identity, runner
 from choreo.adapters.postgres.lines import Connection, Lines, Server
 from choreo.adapters.postgres.migrate import migrate
 from choreo.adapters.postgres.names import Names, Place, adopt, places_of, unknown_in
@@ -20,7 +21,7 @@ from choreo.adapters.postgres.sections import Sections
 from choreo.adapters.postgres.seen import due_rows, seen_of, unsent_rows
 from choreo.adapters.postgres.tx import PostgresTx, Statements
 from choreo.errors import BrokerClosedError, StoreConflictError, StoreError
-from choreo.events import Partition
+from choreo.events import Partition, Record
 from choreo.plan import Owned, Plan
 from choreo.policies import Keep
 from choreo.ports import (
@@ -67,6 +68,10 @@ class PostgresStore:
         self._reading = Lines(self._server, READERS_MAX)
         self._aside = Lines(self._server, ASIDE_MAX)
         self._users = Lines(self._server, USERS_MAX)
+        self._ear = Ear()
+        self._listening = Lines(self._server, 1)
+        self._listening.on_new = self._ear.listen
+        self._which: Database | None = None
         self._holder = 0
         self._opening = asyncio.Lock()
         self._turn = asyncio.Lock()
@@ -107,7 +112,7 @@ class PostgresStore:
                         )
             for partition, epoch in owned.epochs.items():
                 self._owned[self._names.places[group, *partition]] = epoch
-            self._orphans.pop(group, None)
+            self._orphans.clear()  # who is first may be another one now
             return owned
 
         return await self._shielded(self._outlasting(work))
@@ -167,6 +172,22 @@ class PostgresStore:
                 places = await self._places(connection, owned)
                 return await unsent_rows(connection, self._names, places, after, most)
 
+    async def stirred(self) -> None:
+        await self._ready()
+        async with self._listening.one() as connection:
+            with translated(self._server.name):
+                await self._ear.heard(connection)
+
+    async def enlist(self, tx: object, record: Record) -> None:
+        """Make a record part of a caller's own transaction (the port `Enlisting`)."""
+        run = await runner(tx)  # a handler's is told before anything is waited for
+        await self._ready()
+        if self._which is None:
+            async with self._aside.one() as connection:
+                with translated(self._server.name):
+                    self._which = await identity(connection)
+        await enlist(run, record, self._which, self._server.name)
+
     async def contents(self) -> Contents:
         """Give all that is kept here, for an audit."""
         await self._ready()
@@ -211,10 +232,10 @@ class PostgresStore:
             try:
                 yield PostgresTx(statements)
             except BaseException:
-                statements.end()
+                statements.close()
                 connection.terminate()
                 raise
-            statements.end()
+            statements.close()
             with translated(self._server.name, value_errors=False):
                 await transaction.commit()
 
@@ -279,7 +300,8 @@ class PostgresStore:
                     with translated(self._server.name):
                         await let_go(connection, owned.items())
         finally:
-            for lines in (self._writing, self._reading, self._aside, self._users):
+            kinds = (self._writing, self._reading, self._aside, self._users, self._listening)
+            for lines in kinds:
                 await lines.close()
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
@@ -348,20 +370,28 @@ class _Watched(Statements):
         super().__init__(connection)
         self._hold_s = hold_s
         self._timer: asyncio.TimerHandle | None = None
-        self._late = False
+        self._late = self._over = False
         self._wait()
 
     async def run(self, sql: str, values: tuple[object, ...]) -> Any:
-        self.end()
+        self._rest()
         if self._late:
             raise self._error()
+        if self._over:
+            raise StoreError(
+                "the transaction is over", code="CH4014", fix="use a Tx inside of its block only"
+            )
         try:
             return await super().run(sql, values)
         finally:
             self._wait()
 
-    def end(self) -> None:
-        """Wait no more."""
+    def close(self) -> None:
+        """Run nothing any more: the connection is another's by now."""
+        self._over = True
+        self._rest()
+
+    def _rest(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 

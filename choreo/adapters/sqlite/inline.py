@@ -22,7 +22,7 @@ from choreo.adapters.sqlite.database import (
     Work,
     translated,
 )
-from choreo.adapters.sqlite.tx import SqliteTx
+from choreo.adapters.sqlite.session import InlineSession
 from choreo.errors import BrokerClosedError
 from choreo.ports import Tx
 
@@ -184,13 +184,18 @@ class InlineDatabase(Database):
         self.disk.holder = self
         connection.execute("BEGIN IMMEDIATE")
         self.disk.writer = None
+        tx = InlineSession(self, connection)
         try:
-            yield SqliteTx(connection)
+            yield tx
         except BaseException:
+            tx.end()
             if self.disk.holder is self:
                 connection.execute("ROLLBACK")
                 self.disk.let_go()
             raise
+        tx.end()
         connection.execute("COMMIT")
+        for then in tx.after:
+            then()
         self.disk.let_go()
         await asyncio.sleep(0)

@@ -25,7 +25,7 @@ from choreo.events import Record
 from choreo.plan import Change, Plan
 from choreo.ports import Topic
 
-__all__ = ["Left", "Log"]
+__all__ = ["Left", "Log", "topics_of"]
 
 APPEND = "INSERT INTO log (topic, partition, key, headers, value)"
 APPEND_COLUMNS = 5
@@ -69,10 +69,7 @@ class Log:
 
     async def refresh(self) -> None:
         """Read the topics again: another process may have made some."""
-        found = await self.database.read(
-            lambda c: c.execute("SELECT name, id, partitions FROM topic").fetchall()
-        )
-        self._learn(found)
+        self.know(await self.database.read(topics_of))
 
     @staticmethod
     def now() -> None:
@@ -83,7 +80,8 @@ class Log:
         if not self.topics.keys() >= set(topics):
             await self.refresh()
 
-    def _learn(self, found: Sequence[tuple[str, int, int]]) -> None:
+    def know(self, found: Sequence[tuple[str, int, int]]) -> None:
+        """Know topics, by name, number and partitions."""
         for name, number, partitions in found:
             self.topics[name] = (number, partitions)
             self.names[number] = name
@@ -96,11 +94,11 @@ class Log:
                 "INSERT INTO topic (name, partitions) VALUES (?, ?) ON CONFLICT DO NOTHING",
                 [(topic.name, topic.partitions) for topic in topics],
             )
-            return connection.execute("SELECT name, id, partitions FROM topic").fetchall()
+            return topics_of(connection)
 
         await self.open()
         if any(topic.name not in self.topics for topic in topics):
-            self._learn(await self.database.write(create))
+            self.know(await self.database.write(create))
 
     # ── appending ────────────────────────────────────────────────────────────────────────
 
@@ -314,9 +312,14 @@ class Log:
         ).fetchall()
         names = self.names
         if any(row[1] not in names for row in rows):
-            self._learn(connection.execute("SELECT name, id, partitions FROM topic").fetchall())
+            self.know(topics_of(connection))
         records = [
             Record(names[topic], key, headers_from_text(headers), value, partition, position)
             for position, topic, partition, key, headers, value in rows
         ]
         return records, (rows[-1][0] if len(rows) == most else end)
+
+
+def topics_of(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
+    """Give the name, number and partitions of each topic."""
+    return connection.execute("SELECT name, id, partitions FROM topic").fetchall()

@@ -6,8 +6,10 @@ the step's delivery came in on: whoever owns that partition publishes them.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import bound, insert_rows
@@ -23,6 +25,7 @@ __all__ = ["Outbox", "topic_number"]
 
 APPEND = "INSERT INTO outbox (grp, topic, partition, target, key, headers, value)"
 APPEND_COLUMNS = 7
+LOOK_S = 1.0
 NOBODY = ("", *ORPHANS)
 """Group and partition of what came of no delivery, and of no service."""
 
@@ -38,6 +41,7 @@ class Outbox:
         self.topics = log.topics
         self.targets: Collection[str] = _Any()
         self._ready = False
+        self._stirred = asyncio.Event()
 
     async def open(self) -> None:
         """Open the file, make the table. Safe to call again."""
@@ -73,6 +77,20 @@ class Outbox:
         for row, record in enumerate(records, first):
             record.row = row
 
+    def stir(self) -> None:
+        """Tell that there are rows which no step has left. On the loop."""
+        self._stirred.set()
+
+    async def stirred(self, *, alone: bool) -> None:
+        """Wait until there may be some; unless we are `alone`, another process may write them."""
+        while not self._stirred.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if alone else LOOK_S):
+                    await self._stirred.wait()
+            if not alone and await self.database.read(_has_nobodys):
+                break
+        self._stirred.clear()
+
 
 class _Any(Collection[str]):
     """Every topic: whether it is there, the broker knows."""
@@ -85,6 +103,10 @@ class _Any(Collection[str]):
 
     def __len__(self) -> int:
         return 0
+
+
+def _has_nobodys(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM outbox WHERE grp = '' LIMIT 1").fetchone() is not None
 
 
 def _prepared(connection: sqlite3.Connection) -> None:

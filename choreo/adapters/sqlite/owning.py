@@ -91,12 +91,13 @@ def due_of(handler: str, row: tuple[Any, ...]) -> Due:
 
 # ── to be published ──────────────────────────────────────────────────────────────────────
 
-# With ORPHANS also what is of a partition of nobody, and what is of no service.
+# With ORPHANS also what is of a partition of nobody; with those of the first group also what is
+# of no service.
 UNSENT = (
     "SELECT seq, topic, partition, target, CAST(key AS BLOB), CAST(headers AS BLOB),"
     " CAST(value AS BLOB) FROM outbox WHERE seq > ?1 AND (grp = ?2 AND (topic, partition) IN"
     " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?3))"
-    " OR ?4 AND (grp = '' OR grp = ?2 AND (topic, partition) NOT IN"
+    " OR ?7 AND grp = '' OR ?4 AND (grp = ?2 AND (topic, partition) NOT IN"
     " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?5))))"
     " ORDER BY seq LIMIT ?6"
 )
@@ -109,7 +110,8 @@ def unsent_rows(
     orphans = ORPHANS in owned.epochs
     ours = json.dumps([*owned.epochs])
     others = json.dumps([*_served(_owners(connection, owned.group), database)] if orphans else [])
-    asked = (after, owned.group, ours, orphans, others, most)
+    first = orphans and _first(connection, database) in (None, owned.group)
+    asked = (after, owned.group, ours, orphans, others, most, first)
     found = []
     for row in connection.execute(UNSENT, asked).fetchall():
         seq, topic, partition, target, key, headers, value = row
@@ -182,6 +184,12 @@ def _served(owners: Owners, database: Database) -> dict[Partition, str]:
     """Give the partitions that a process owns which is there, and the process."""
     living = _living(owners, database)
     return {place: holder for place, (_, holder) in owners.items() if holder in living}
+
+
+def _first(connection: sqlite3.Connection, database: Database) -> str | None:
+    """Name the first group whose orphans a process has that is there."""
+    rows = connection.execute("SELECT grp, holder FROM owner WHERE topic = '' ORDER BY grp")
+    return next((grp for grp, holder in rows if holder and database.alive(holder)), None)
 
 
 def _owners(connection: sqlite3.Connection, group: str) -> dict[Partition, tuple[int, str]]:

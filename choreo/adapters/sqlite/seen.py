@@ -1,26 +1,18 @@
-"""Reading a store: what deliveries need to see; and transactions of the user's own."""
+"""Reading a store: what deliveries need to see."""
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Mapping, Sequence
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from choreo.adapters.sqlite.bulk import select_rows
-from choreo.adapters.sqlite.database import TX_HOLD_S
 from choreo.adapters.sqlite.floors import floors_of, place_of
 from choreo.adapters.sqlite.names import known
-from choreo.adapters.sqlite.tx import SqliteTx, driven
-from choreo.errors import StoreError
 from choreo.plan import GateKey, Memo, Parked, Source, Status
-from choreo.ports import GateSeen, Row, Seen, StateSeen, Want
+from choreo.ports import GateSeen, Seen, StateSeen, Want
 
-__all__ = [
-    "Session",
-    "seen_of",
-]
+__all__ = ["seen_of"]
 
 NO_GATE = GateSeen(0, closed=False, members=b"")
 NO_STATE = StateSeen(0, None)
@@ -138,92 +130,3 @@ def _memos(
     for subject, handler, name, state, result in select_rows(connection, MEMO, 1, asked):
         found.setdefault((subject, handler), {})[name] = (Memo(state), result)
     return found
-
-
-# ── transactions of the user's own ───────────────────────────────────────────────────────
-
-
-class Session:
-    """A Tx outside of any step: the writer waits for its statements until it ends."""
-
-    weight = 256
-    again = False
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer on this loop."""
-        self._loop = loop
-        self._asked: SimpleQueue[Any] = SimpleQueue()
-        self.done: asyncio.Future[None] = loop.create_future()
-
-    async def execute(self, sql: str, *values: object) -> int:
-        return int(await self._ask("execute", sql, values))
-
-    async def fetch(self, sql: str, *values: object) -> list[Row]:
-        return list(await self._ask("fetch", sql, values))
-
-    async def fetchval(self, sql: str, *values: object) -> Any:
-        return await self._ask("fetchval", sql, values)
-
-    async def _ask(self, verb: str, sql: str, values: tuple[object, ...]) -> Any:
-        answer: asyncio.Future[Any] = self._loop.create_future()
-        self._asked.put((verb, sql, values, answer))
-        await asyncio.wait((answer, self.done), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            self.done.result()
-        return answer.result()
-
-    def end(self, *, rollback: bool) -> None:
-        """End it; `done` tells when it is committed."""
-        self._asked.put(rollback)
-        if rollback:
-            self.done.cancel()
-
-    def perform(self, connection: sqlite3.Connection) -> None:
-        """Run statements as they come, until the end."""
-        tx = SqliteTx(connection)
-        while not isinstance(asked := self._next(), bool):
-            verb, sql, values, answer = asked
-            try:
-                result = driven(getattr(tx, verb)(sql, *values))
-            except BaseException as exc:  # noqa: BLE001 - handed over to who asked
-                self._answer(answer, None, exc)
-            else:
-                self._answer(answer, result, None)
-        if asked:
-            raise _RolledBack
-
-    def _next(self) -> Any:
-        try:
-            return self._asked.get(timeout=TX_HOLD_S)
-        except Empty:
-            raise StoreError(
-                f"a transaction waited {TX_HOLD_S:g} s for its next statement: rolled back",
-                code="CH4007",
-                fix="await nothing else inside a transaction; it holds up every writer",
-            ) from None
-
-    def _answer(
-        self, answer: asyncio.Future[Any], result: Any, error: BaseException | None
-    ) -> None:
-        def resolve() -> None:
-            if answer.done():
-                return
-            if error is None:
-                answer.set_result(result)
-            else:
-                answer.set_exception(error)
-
-        self._loop.call_soon_threadsafe(resolve)
-
-    def finish(self, error: BaseException | None) -> None:
-        """Tell that it is committed, or why it is not."""
-        if self.done.done():
-            return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(error)
-
-
-class _RolledBack(Exception):  # noqa: N818 - a request, not an error
-    pass

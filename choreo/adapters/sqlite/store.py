@@ -14,15 +14,16 @@ from contextlib import asynccontextmanager
 from choreo.adapters.sqlite.apply import ApplyWork
 from choreo.adapters.sqlite.contents import contents_of
 from choreo.adapters.sqlite.inline import InlineDatabase
-from choreo.adapters.sqlite.log import Log
+from choreo.adapters.sqlite.log import Log, topics_of
 from choreo.adapters.sqlite.migrating import migrated
 from choreo.adapters.sqlite.names import adopt, known, waiting_for
 from choreo.adapters.sqlite.outbox import Outbox
 from choreo.adapters.sqlite.owning import due_of, due_rows, let_go, take_over, unsent_rows
 from choreo.adapters.sqlite.prune import Sweep, begin
-from choreo.adapters.sqlite.seen import Session, seen_of
-from choreo.errors import BrokerClosedError
-from choreo.events import Partition
+from choreo.adapters.sqlite.seen import seen_of
+from choreo.adapters.sqlite.session import InlineSession, Session
+from choreo.errors import BrokerClosedError, StoreError
+from choreo.events import Partition, Record
 from choreo.plan import Owned, Plan, Publish, SetTimer, Settle
 from choreo.policies import Keep
 from choreo.ports import (
@@ -124,6 +125,12 @@ class SqliteStore:
             lambda c: unsent_rows(c, owned, database, after=after, most=most)
         )
 
+    async def stirred(self) -> None:
+        self._check()
+        assert isinstance(self._log, Outbox), "a store that publishes has no outbox"
+        await self._log.open()
+        await self._log.stirred(alone=isinstance(self._database, InlineDatabase))
+
     async def contents(self) -> Contents:
         """Read everything that the file keeps, as of one moment; of all services."""
         self._check()
@@ -155,7 +162,7 @@ class SqliteStore:
             async with self._database.session() as tx:
                 yield tx
             return
-        session = Session(asyncio.get_running_loop())
+        session = Session(self._database, asyncio.get_running_loop())
         self._database.submit(session)
         try:
             yield session
@@ -164,6 +171,28 @@ class SqliteStore:
             raise
         session.end(rollback=False)
         await session.done
+
+    async def enlist(self, tx: object, record: Record) -> None:
+        """Make a record part of a transaction of this file (the port `Enlisting`)."""
+        self._check()
+        if not isinstance(tx, (Session, InlineSession)) or tx.database is not self._database:
+            raise StoreError(
+                f"it can not be published in this transaction: a {type(tx).__name__} is none that"
+                " app.transaction() has opened on this file",
+                code="CH4014",
+                fix="async with app.transaction() as tx; a handler returns its events instead",
+                file=self._database.path,
+            )
+        log = self._log
+        if record.topic not in log.targets:  # another process has made it: this one looks again
+            assert isinstance(log, Log)  # an outbox takes every topic
+            log.know(await tx.call(topics_of))
+        rows = log.rows([record], [(Plan(None, ()), (Publish(record),))])
+        first = await tx.call(lambda c: log.append(c, rows))
+        record.offset = first
+        tx.after.append(lambda: log.appended([record], first))
+        if isinstance(log, Outbox):
+            tx.after.append(log.stir)
 
     async def migrate(self, service: str, files: Sequence[tuple[str, str]]) -> None:
         """Run a service's own migrations that have not run yet (the port `Prepared`)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from choreo.testing.contracts.claimed import ClaimedSectionContract
 from choreo.testing.contracts.claims import ClaimContract
+from choreo.testing.contracts.enlisting import EnlistingContract
 from choreo.testing.contracts.forgetting import ForgettingContract
 from choreo.testing.contracts.guarding import GuardContract
 from choreo.testing.contracts.naming import NamingContract
@@ -23,6 +24,7 @@ class StoreContract(
     ClaimedSectionContract,
     NamingContract,
     OutboxContract,
+    EnlistingContract,
     PreparingContract,
     ForgettingContract,
 ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from choreo.plan import CancelTimer, Owned, Plan, SetTimer, Status
+from choreo.plan import CancelTimer, Owned, Plan, SaveState, SetTimer, Status
 from choreo.ports import Applied, Want
 from choreo.testing.contracts.place import (
     HANDLER,
@@ -362,6 +362,21 @@ class WaitingContract:
             assert await place.apply(owned, settle(1), CancelTimer(subject(8))) is Applied.DUPLICATE
             found, _ = await place.store.due(owned, skip=(), most=9)
             assert [(one.subject, one.payload) for one in found] == [(subject(8), b"first")]
+
+    async def test_a_plan_that_lost_leaves_a_timer_as_it_was(self, make: MakePlace) -> None:
+        """Whether it would have set it anew, or taken it back."""
+        async with opened(make) as place:
+            owned = await place.own()
+            now = place.clock.now()
+            await place.apply(owned, SetTimer(subject(1), now, HANDLER, b"kept", source()))
+            for change in (
+                SetTimer(subject(1), now + 9, HANDLER, b"lost", source()),
+                CancelTimer(subject(1)),
+            ):
+                lost = SaveState("contract.Basket", "k", 7, b"")  # no such version
+                assert await place.apply(owned, change, lost) is Applied.CONFLICT
+                found, _ = await place.store.due(owned, skip=(), most=9)
+                assert [(one.due, one.payload) for one in found] == [(now, b"kept")]
 
     async def test_what_waits_is_still_there_after_reopening(self, make: MakePlace) -> None:
         """Parked, held, timers: late after a stop at worst, never gone."""
