@@ -304,7 +304,7 @@ async def test_nothing_is_lost_or_done_twice_however_it_fails(lab: Lab, seed: in
     """Broker and store refuse, are late, and lose their answers; order per key is kept."""
     ran: list[tuple[str, int]] = []
     taken: list[tuple[str, int]] = []
-    faults = Faults(refused=0.1, ack_lost=0.15, delayed=0.2, repeated=0.1)
+    faults = Faults(refused=0.1, ack_lost=0.3, delayed=0.2, repeated=0.1)
     async with opened(lab, desk(ran), till(taken), seed=seed) as (app, broker, store):
         for turn in range(4):
             await place(app, *range(15 * turn, 15 * turn + 15), keys=4)
