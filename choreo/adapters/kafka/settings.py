@@ -185,7 +185,7 @@ class KafkaSettings:
             "heartbeat_interval_ms": _ms(self.heartbeat_s),
             "rebalance_timeout_ms": _ms(self.rest_s + MARGIN_S),
             "max_poll_interval_ms": _ms(self.poll_interval_max_s),
-            "partition_assignment_strategy": (StickyPartitionAssignor,),
+            "partition_assignment_strategy": (_assignor(),),
         }
 
     # ── from the environment ─────────────────────────────────────────────────────────────
@@ -225,6 +225,14 @@ class KafkaSettings:
             heartbeat_s=min(HEARTBEAT_S, session_s / BEATS),
             request_timeout_s=_seconds(environ, "KAFKA_REQUEST_TIMEOUT_MS", REQUEST_S),
         )
+
+
+def _assignor() -> type[StickyPartitionAssignor]:
+    """Make one for a member alone: the client's own keeps what a member had in its class.
+
+    Members of other groups in this process would tell that as theirs.
+    """
+    return type("Sticky", (StickyPartitionAssignor,), {})
 
 
 def _secret(environ: Mapping[str, str], name: str) -> str | None:
