@@ -9,6 +9,7 @@ ROWS = "choreo/adapters/postgres/rows.py"
 SECTIONS = "choreo/adapters/postgres/sections.py"
 TX = "choreo/adapters/postgres/tx.py"
 APPLY = "choreo/adapters/postgres/apply.py"
+OWNING = "choreo/adapters/postgres/owning.py"
 
 STORE = "tests/postgres/test_contract.py::TestPostgresStore::"
 BOLDNESS = "tests/postgres/test_boldness.py::"
@@ -92,6 +93,12 @@ POSTGRES = (
             ),
         ),
         (f"{INTERLEAVINGS}test_a_zombie_that_comes_during_the_takeover_is_stale",),
+    ),
+    Mutant(
+        "PostgreSQL: who is parked behind another is not counted",
+        "order per key and handler, also over a takeover",
+        (Patch(OWNING, '"SELECT handler, chain, 0,', '"SELECT DISTINCT handler, chain, 0,'),),
+        (f"{STORE}test_a_held_delivery_waits_for_the_one_before_it",),
     ),
     Mutant(
         "PostgreSQL: deadlock told",

@@ -31,7 +31,7 @@ TAKEN = (
     " RETURNING id, epoch"
 )
 HELD = (
-    "SELECT DISTINCT handler, chain, 0, owner FROM choreo.inbox"
+    "SELECT handler, chain, 0, owner FROM choreo.inbox"
     " WHERE chain IS NOT NULL AND chain <> '' AND owner = ANY($1::int[])"
 )
 ORPHANED = (

@@ -154,6 +154,8 @@ class WaitingContract:
         async with opened(make) as place:
             owned = await place.own()
             await park_chain(place, owned, first=1, held=(4, 2, 5, 3))
+            owned = await place.own()
+            assert list(owned.held) == [(HANDLER, "chain")] * 5  # each is counted down
             for number, status in ((1, DONE), (2, VOID), (3, DEAD), (4, DONE), (5, DONE)):
                 await place.clock.advance(1000)
                 assert await due(place, owned) == [number]
