@@ -8,7 +8,11 @@ __all__ = ["Clock"]
 
 
 class Clock(Protocol):
-    """Time. Everything that waits or looks at the time asks this."""
+    """Time. Everything that waits or looks at the time asks this.
+
+    One that is the machine's has `follow(now)`, too: a store that is somewhere else tells it
+    the time there, and it goes on from that. Who is handed a clock may not set it.
+    """
 
     def now(self) -> float:
         """Give epoch seconds."""

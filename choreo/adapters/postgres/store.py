@@ -19,6 +19,7 @@ from choreo.adapters.postgres.preparing import migrated, waiting_for
 from choreo.adapters.postgres.prune import Sweep, begin
 from choreo.adapters.postgres.sections import Sections
 from choreo.adapters.postgres.seen import due_rows, seen_of, unsent_rows
+from choreo.adapters.postgres.timing import Timing
 from choreo.adapters.postgres.tx import PostgresTx, Statements
 from choreo.errors import BrokerClosedError, StoreConflictError, StoreError
 from choreo.events import Partition, Record
@@ -82,6 +83,7 @@ class PostgresStore:
         self._orphans: dict[str, tuple[float, list[int]]] = {}
         self._sweeps: dict[str, Sweep] = {}
         where = self._server.name
+        self._timing = Timing(clock, where)
         self._writer = Writer(self._names, clock, where)
         self._sections = Sections(
             self._names, clock, where, look=self._look, learn=self._prepare, hold_s=tx_hold_s
@@ -154,11 +156,12 @@ class PostgresStore:
         self, owned: Owned, *, skip: Collection[tuple[str, bytes]], most: int
     ) -> tuple[Sequence[Due], float | None]:
         await self._ready()
-        now = self._clock.now()
         skip = frozenset(skip)  # as it is now: what ends meanwhile is in the rows we read, too
         async with self._reading.one() as connection:
             with translated(self._server.name):
                 places = await self._places(connection, owned)
+                await self._timing.look(connection)
+                now = self._clock.now()
                 found, after = await due_rows(
                     connection, self._names, places, now, most + len(skip)
                 )
@@ -287,6 +290,8 @@ class PostgresStore:
             if not self._open:
                 async with self._aside.one() as connection:
                     await migrate(connection, self._server)
+                    with translated(self._server.name):
+                        await self._timing.look(connection)
                 self._open = True
 
     async def close(self) -> None:
