@@ -82,11 +82,14 @@ def open_views(folder: str | Path | None = None) -> ViewStore:
     return Deployment.of(folder).views()
 
 
-def store_migrations() -> str:
-    """Give the SQL that makes the store's tables in PostgreSQL, for those who run their own."""
+def store_migrations(after: int = 0) -> str:
+    """Give the SQL that makes the store's tables in PostgreSQL, for those who run their own.
+
+    `after`: only what came after this one, `SELECT max(number) FROM choreo.version`.
+    """
     from choreo.adapters.postgres import printed
 
-    return printed()
+    return printed(after)
 
 
 def survey(folder: str | Path | None = None, *, now: float, whole: bool = True) -> Survey:

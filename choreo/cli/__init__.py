@@ -228,9 +228,14 @@ def graph(
 
 
 @app.command()
-def migrations() -> None:
+def migrations(
+    *,
+    after: Annotated[
+        int, typer.Option(min=0, help="Only newer ones: SELECT max(number) FROM choreo.version.")
+    ] = 0,
+) -> None:
     """Print the SQL of the store's tables in PostgreSQL, for those who make them by hand."""
-    typer.echo(store_migrations(), nl=False)
+    typer.echo(store_migrations(after), nl=False)
 
 
 @app.command()

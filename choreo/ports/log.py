@@ -82,8 +82,14 @@ class Subscription(Protocol):
 class Assignee(Protocol):
     """Who is told which partitions of a subscription are its own."""
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
-        """Take them over: their records come once this has returned."""
+    async def assigned(
+        self, partitions: Collection[Partition], generation: int | None = None
+    ) -> None:
+        """Take them over: their records come once this has returned.
+
+        `generation` rises whenever the group's members divide its partitions anew, where the
+        broker counts that.
+        """
         ...
 
     async def revoked(self, partitions: Collection[Partition]) -> None:

@@ -169,10 +169,13 @@ class Store(Protocol):
         """Tell what this store can do."""
         ...
 
-    async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
+    async def own(
+        self, group: str, partitions: Collection[Partition], *, generation: int | None = None
+    ) -> Owned:
         """Take the partitions over: their epochs rise, plans of former owners are stale.
 
-        A partition that the broker has given to another member since is not in the answer.
+        A partition that the broker has given to another member since is not in the answer: one
+        that a process which lives took over by a higher `generation` of the group.
         ORPHANS stands for all partitions that no member of the group subscribes to.
         """
         ...

@@ -302,9 +302,11 @@ class _Told:
         self._subscription = subscription
         self._assignee = assignee
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
+    async def assigned(
+        self, partitions: Collection[Partition], generation: int | None = None
+    ) -> None:
         if self._assignee is not None:
-            await self._assignee.assigned(partitions)
+            await self._assignee.assigned(partitions, generation)
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
         self._subscription.forget(partitions)
@@ -356,9 +358,11 @@ class FaultyStore(_Faulty):
         """How much the store behind it has to do; a clock that stands still asks."""
         return int(getattr(self._inner, "busy", 0))
 
-    async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
+    async def own(
+        self, group: str, partitions: Collection[Partition], *, generation: int | None = None
+    ) -> Owned:
         await self.before("own")
-        owned = await self._inner.own(group, partitions)
+        owned = await self._inner.own(group, partitions, generation=generation)
         await self.after("own")
         return owned
 

@@ -309,8 +309,10 @@ class _Bell:
     def __init__(self) -> None:
         self.rung = asyncio.Event()
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
-        del partitions
+    async def assigned(
+        self, partitions: Collection[Partition], generation: int | None = None
+    ) -> None:
+        del partitions, generation
         self.rung.set()
 
     async def revoked(self, partitions: Collection[Partition]) -> None:

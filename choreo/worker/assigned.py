@@ -33,7 +33,9 @@ class Assigned:
         self._careful = Careful(pipeline, lane)
         lane.suspect = self._careful.suspect
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
+    async def assigned(
+        self, partitions: Collection[Partition], generation: int | None = None
+    ) -> None:
         """Take them over in the store; what was left parked in them comes with them.
 
         At the start a store that does not answer is told; later it is waited for.
@@ -42,7 +44,7 @@ class Assigned:
         wanted = [*partitions, *self._orphans(partitions)]
 
         async def take_over() -> Owned:
-            owned = await pipeline.store.own(lane.name, wanted)
+            owned = await pipeline.store.own(lane.name, wanted, generation=generation)
             await self._careful.count(owned)
             return owned
 

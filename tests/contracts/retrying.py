@@ -189,8 +189,12 @@ class RetryingStore:
     def traits(self) -> StoreTraits:
         return self._inner.traits
 
-    async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
-        return await until_answered(lambda: self._inner.own(group, partitions))
+    async def own(
+        self, group: str, partitions: Collection[Partition], *, generation: int | None = None
+    ) -> Owned:
+        return await until_answered(
+            lambda: self._inner.own(group, partitions, generation=generation)
+        )
 
     async def load(self, wants: Sequence[Want]) -> Sequence[Seen]:
         return await until_answered(lambda: self._inner.load(wants))

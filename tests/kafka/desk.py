@@ -21,7 +21,9 @@ def say(*words: object) -> None:
 
 
 class Told:
-    async def assigned(self, partitions: Collection[Partition]) -> None:
+    async def assigned(
+        self, partitions: Collection[Partition], generation: int | None = None
+    ) -> None:
         say("has", *(one.number for one in partitions))
 
     async def revoked(self, partitions: Collection[Partition]) -> None:

@@ -21,7 +21,9 @@ class Told:
     def __init__(self) -> None:
         self.revocations = 0
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
+    async def assigned(
+        self, partitions: Collection[Partition], generation: int | None = None
+    ) -> None:
         pass
 
     async def revoked(self, partitions: Collection[Partition]) -> None:

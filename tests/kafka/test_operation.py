@@ -89,7 +89,9 @@ class Told:
         self.revocations = 0
         self.lost = asyncio.Event()
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
+    async def assigned(
+        self, partitions: Collection[Partition], generation: int | None = None
+    ) -> None:
         self.has |= frozenset(partitions)
 
     async def revoked(self, partitions: Collection[Partition]) -> None:

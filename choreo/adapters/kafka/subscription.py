@@ -178,11 +178,14 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         self._has = frozenset(assigned)
         self._committed.clear()
         self._consumer.pause(*assigned)
+        generation = self._consumer._coordinator.generation  # noqa: SLF001 - no other way
         self._last = asyncio.create_task(
-            self._take(self._last, self._assignment), name="choreo-kafka-take"
+            self._take(self._last, self._assignment, generation), name="choreo-kafka-take"
         )
 
-    async def _take(self, before: asyncio.Task[None] | None, assignment: int) -> None:
+    async def _take(
+        self, before: asyncio.Task[None] | None, assignment: int, generation: int
+    ) -> None:
         if before is not None:
             await asyncio.wait([before])
         if assignment != self._assignment or self._closing.is_set():
@@ -196,7 +199,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
                 return
             log.warning("whether records were lost is not known: %s", exc)
         if places and self._assignee is not None:
-            await self._told(self._assignee.assigned(self._partitions(places)))
+            await self._told(self._assignee.assigned(self._partitions(places), generation))
         self._taken = places
         if assignment == self._assignment and self._has == places:
             self._fed = places

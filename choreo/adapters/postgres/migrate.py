@@ -31,15 +31,15 @@ def migrations() -> tuple[tuple[int, str, str], ...]:
     return tuple((int(one.name[:4]), one.name, one.read_text()) for one in files)
 
 
-def printed() -> str:
-    """Give all of it as one script, for people who run their own.
+def printed(after: int = 0) -> str:
+    """Give those after a number, 0 for all, as one script, for people who run their own.
 
-    It may be run on a database of any older version that had none of these tables; choreo
-    finds it done, and needs only SELECT, INSERT, UPDATE and DELETE from then on.
+    choreo finds it done, and needs only SELECT, INSERT, UPDATE and DELETE from then on.
     """
-    parts = [f"{BEGIN};", f"{VERSIONS};"]
+    parts = [] if after else [f"{BEGIN};", f"{VERSIONS};"]
     for number, name, sql in migrations():
-        parts += [f"-- {name}", sql.strip(), f"{RAN.format(number=number)};"]
+        if number > after:
+            parts += [f"-- {name}", sql.strip(), f"{RAN.format(number=number)};"]
     parts += [
         "-- What the user of CHOREO_STORE needs:",
         "-- GRANT USAGE ON SCHEMA choreo TO …;",

@@ -14,7 +14,7 @@ from choreo.adapters.postgres.enlisting import Database, Ear, enlist, identity, 
 from choreo.adapters.postgres.lines import Connection, Lines, Server
 from choreo.adapters.postgres.migrate import migrate
 from choreo.adapters.postgres.names import Names, Place, adopt, places_of, unknown_in
-from choreo.adapters.postgres.owning import hold, holder_number, let_go, orphans, take_over
+from choreo.adapters.postgres.owning import Claim, hold, holder_number, let_go, orphans, take_over
 from choreo.adapters.postgres.preparing import migrated, waiting_for
 from choreo.adapters.postgres.prune import Sweep, begin
 from choreo.adapters.postgres.sections import Sections
@@ -100,7 +100,9 @@ class PostgresStore:
 
     # ── ownership ────────────────────────────────────────────────────────────────────────
 
-    async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
+    async def own(
+        self, group: str, partitions: Collection[Partition], *, generation: int | None = None
+    ) -> Owned:
         await self._ready()
 
         async def work() -> Owned:
@@ -110,7 +112,9 @@ class PostgresStore:
                     await self._know_places(connection, places)
                     async with connection.transaction():
                         owned = await take_over(
-                            connection, self._names, self._holder, group, partitions
+                            connection,
+                            self._names,
+                            Claim(group, partitions, self._holder, generation),
                         )
             for partition, epoch in owned.epochs.items():
                 self._owned[self._names.places[group, *partition]] = epoch

@@ -72,7 +72,10 @@ class SqliteStore:
 
     # ── ownership ────────────────────────────────────────────────────────────────────────
 
-    async def own(self, group: str, partitions: Collection[Partition]) -> Owned:
+    async def own(
+        self, group: str, partitions: Collection[Partition], *, generation: int | None = None
+    ) -> Owned:
+        del generation  # no broker that counts them is in a file, or on one machine with it
         self._check()
         await self._log.open()
         await self._log.learn([one.topic for one in partitions if one != ORPHANS])

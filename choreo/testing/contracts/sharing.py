@@ -139,7 +139,9 @@ class Witness:
         self.may_rest = asyncio.Event()
         self.may_rest.set()
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
+    async def assigned(
+        self, partitions: Collection[Partition], generation: int | None = None
+    ) -> None:
         """Have more."""
         assert not self.has & frozenset(partitions)
         self.has |= frozenset(partitions)
