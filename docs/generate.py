@@ -395,6 +395,9 @@ def _ticked(names_: Sequence[str]) -> str:
 # ── the command line ─────────────────────────────────────────────────────────────────────
 
 
+OPERATING = ("audit", "migrations", "doctor", "config")
+
+
 def command_line_page() -> str:
     """Describe every verb of the command line from its own help."""
     root = typer.main.get_command(command_line)
@@ -403,10 +406,21 @@ def command_line_page() -> str:
         "Exit codes: 0; 1 for what failed or was found wrong; 2 for a call that is wrong itself.",
         ("`python -m choreo` is the same program. Some have pages of their own: "
         "[dead](command-line-dead.md), [schemas](command-line-schemas.md), "
-        "[topics](command-line-topics.md)."), "",
+        "[topics](command-line-topics.md), and those for "
+        "[who operates a deployment](command-line-operating.md)."), "",
     ]  # fmt: skip
-    parts = verbs(root, "choreo", without=("dead", "schemas", "topics"))
+    parts = verbs(root, "choreo", without=("dead", "schemas", "topics", *OPERATING))
     return page("The command line", intro, *(list(part) for part in parts))
+
+
+def operating_page() -> str:
+    """Describe the verbs for who operates a deployment."""
+    root = typer.main.get_command(command_line)
+    assert isinstance(root, TyperGroup)
+    others = [name for name in root.commands if name not in OPERATING]
+    intro = ["Whether a deployment is in order, and what it needs.", ""]
+    parts = verbs(root, "choreo", without=others)
+    return page("The command line, operating", intro, *(list(part) for part in parts))
 
 
 def topics_page() -> str:
@@ -481,6 +495,7 @@ OTHERS: Mapping[str, Callable[[], str]] = {
     "telemetry": telemetry_page,
     "command-line": command_line_page,
     "command-line-dead": dead_page,
+    "command-line-operating": operating_page,
     "command-line-schemas": schemas_page,
     "command-line-topics": topics_page,
 }
