@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from tests.mutants.__main__ import SIMULATED_MAX
 from tests.mutants.table import ABSENT, MUTANTS
 
 __all__ = ["mutants_page"]
@@ -25,17 +27,21 @@ def _lines(notice: str) -> Iterator[str]:
     yield "is no evidence. `make mutants` does it again and fails where nobody notices;"
     yield "`python -m tests.mutants --write` keeps what it found for this page."
     yield ""
-    yield "*Program* is the first of the order flow's seeded programs"
-    yield "(`tests/services/test_order_stateful.py`, always the same ten) that noticed as well:"
-    yield "what whole-system runs find without knowing what to look for. Where it is none of them,"
-    yield "only the test that knows does."
-    yield from ("", "| mutant | breaks | noticed by | program |", "|---|---|---|---|")
+    yield "*Seed* is the first of `choreo simulate`'s seeds, from 1 to "
+    yield f"{SIMULATED_MAX}, that noticed as well, so after so many runs of the shop's scenario:"
+    yield "what random faults find without knowing what to look for. Where it is none of them,"
+    yield "only the test that knows does; a dash is where a simulation does not run what is broken."
+    yield from ("", "| mutant | breaks | noticed by | seed |", "|---|---|---|---|")
     for mutant in MUTANTS:
         found = caught.get(mutant.name, {})
         test = found.get("test", "")
-        program = (found["program"] or "none") if "program" in found else "not run yet"
+        seed = _seed(found) if mutant.simulated else "–"
         shown = f"`{test}`" if test else "not run yet"
-        yield f"| {mutant.name} | {mutant.breaks} | {shown} | {program} |"
+        yield f"| {mutant.name} | {mutant.breaks} | {shown} | {seed} |"
     if ABSENT:
         yield from ("", "Nothing to break here:", "")
         yield from (f"- {name}: {why}" for name, why in ABSENT.items())
+
+
+def _seed(found: dict[str, Any]) -> str:
+    return str(found["seed"] or "none") if "seed" in found else "not run yet"

@@ -44,7 +44,8 @@ def run_simulation(settings: Settings, asked: Simulation, *, as_json: bool) -> N
         seeds = range(1, asked.seeds + 1) if asked.seed is None else (asked.seed,)
         cases = [Case(seed) for seed in seeds]
     begun = time.perf_counter()
-    outcomes = _run(trial, cases, asked.workers)
+    outcomes = _run(trial, cases, asked)
+    cases = cases[: len(outcomes)]
     took_s = time.perf_counter() - begun
     failed = [(case, one) for case, one in zip(cases, outcomes, strict=True) if one.violations]
     _tell(outcomes, cases, asked, took_s=took_s, as_json=as_json)
@@ -53,14 +54,16 @@ def run_simulation(settings: Settings, asked: Simulation, *, as_json: bool) -> N
         raise typer.Exit(1)
 
 
-def _run(trial: Trial, cases: Sequence[Case], workers: int) -> list[Outcome]:
-    """Run all, and say how far that is."""
+def _run(trial: Trial, cases: Sequence[Case], asked: Simulation) -> list[Outcome]:
+    """Run all, or up to the first violation, and say how far that is."""
     outcomes: list[Outcome] = []
     said = time.perf_counter()
     violations = 0
-    for outcome in run_all(trial, cases, workers=workers):
+    for outcome in run_all(trial, cases, workers=asked.workers):
         outcomes.append(outcome)
         violations += bool(outcome.violations)
+        if violations and asked.first:
+            break
         if time.perf_counter() - said > EVERY_S:
             said = time.perf_counter()
             say(f"{len(outcomes)} of {len(cases)} runs, {violations} with violations")

@@ -28,6 +28,9 @@ class Simulation:
             help="Called with the world; else `scenario` of the first module.",
         ),
     ] = ""
+    first: Annotated[
+        bool, typer.Option("--first", help="Stop at the first run with a violation.")
+    ] = False
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="Crash at each await instead, one run each.")
     ] = False

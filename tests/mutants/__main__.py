@@ -24,8 +24,11 @@ AT_ONCE = 2
 TEST_S = 20
 PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--timeout={TEST_S}")
 CAUGHT = Path(__file__).with_name("caught.json")
-PROGRAMS = "tests/services/test_order_stateful.py"
-FIRST = re.compile(r"first failed in program (\d+)")
+SIMULATED_MAX = 100
+SIMULATE = ("-m", "choreo", "simulate", "--first", "--json", "--seeds", str(SIMULATED_MAX))
+SIMULATED_S = 600
+HOUR_S = 3600
+SEED = re.compile(r"seed (?:= )?(\d+)")
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
@@ -35,8 +38,8 @@ def main(
 ) -> None:
     """Show, for each mutant, the first test that fails; exit with 1 if none does.
 
-    To keep what was found takes longer: seeded programs are run with each mutant as well, and
-    the first one that fails is noted.
+    To keep what was found takes longer: the shop is simulated with each mutant as well, and the
+    first seed that fails is noted.
     """
     chosen = [mutant for mutant in MUTANTS if only in mutant.name]
     begun = time.perf_counter()
@@ -60,12 +63,14 @@ def main(
                 found[mutant.name] = {"test": text.split("  ")[0]}
             typer.echo(f"{'✔' if caught else '✘'} {mutant.name}\n    {text}")
         if write:
-            for mutant, program in zip(
-                chosen, threads.map(lambda one: first_program(one, copies), chosen), strict=True
+            simulated = [mutant for mutant in chosen if mutant.simulated]
+            for mutant, seed in zip(
+                simulated, threads.map(lambda one: first_seed(one, copies), simulated), strict=True
             ):
-                found.setdefault(mutant.name, {})["program"] = program
-                typer.echo(f"  {mutant.name}: {program or 'not found'} in programs")
+                found.setdefault(mutant.name, {})["seed"] = seed
+                typer.echo(f"  {mutant.name}: seed {seed or 'none'}")
                 keep(found)
+            keep(found)
     for name, why in ABSENT.items():
         typer.echo(f"- {name}\n    {why}")
     took = time.perf_counter() - begun
@@ -103,30 +108,49 @@ def judged(mutant: Mutant, copies: "SimpleQueue[Path]") -> tuple[str, bool]:
 
 
 def tested(
-    mutant: Mutant, copies: "SimpleQueue[Path]", *tests: str, **environment: str
+    mutant: Mutant, copies: "SimpleQueue[Path]", *tests: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run tests in a copy with the mutant applied. Raises ValueError where it does not apply."""
+    return _run(mutant, copies, PYTEST + tests)
+
+
+def first_seed(mutant: Mutant, copies: "SimpleQueue[Path]") -> int | None:
+    """Simulate the shop of seed after seed; give the first seed that fails.
+
+    A simulation that can not be ended (nothing ever comes to rest) or judged fails as well.
+    """
+    try:
+        done = _run(mutant, copies, SIMULATE, within_s=SIMULATED_S)
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode == 0:
+        return None
+    if done.returncode == 1 and done.stdout.startswith("{"):
+        return int(json.loads(done.stdout)["violations"][0]["seed"])
+    said = SEED.search(done.stderr)
+    if said is None:
+        raise RuntimeError(f"{mutant.name}: {done.stdout[-500:]}{done.stderr[-2000:]}")
+    return int(said[1])
+
+
+def _run(
+    mutant: Mutant, copies: "SimpleQueue[Path]", call: tuple[str, ...], within_s: float = HOUR_S
+) -> "subprocess.CompletedProcess[str]":
     copy = copies.get()
     ours = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         with patched(mutant, copy):
             return subprocess.run(
-                (sys.executable, *PYTEST, *tests),
+                (sys.executable, *call),
                 cwd=copy,
-                env=os.environ | ours | environment,
+                env=os.environ | ours,
                 capture_output=True,
                 text=True,
                 check=False,
+                timeout=within_s,
             )
     finally:
         copies.put(copy)
-
-
-def first_program(mutant: Mutant, copies: "SimpleQueue[Path]") -> int | None:
-    """Run the seeded programs of the order flow; give the number of the first that fails."""
-    done = tested(mutant, copies, PROGRAMS, CHOREO_TEST_AS_FOUND="1")
-    first = FIRST.search(done.stdout)
-    return int(first[1]) if first else None
 
 
 def keep(found: dict[str, dict[str, object]]) -> None:
