@@ -6,6 +6,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -15,12 +16,18 @@ from choreo.cli.output import cleaned, counted, say, show_json
 from choreo.cli.settings import Settings
 from choreo.cli.simulation import Simulation
 from choreo.errors import ConfigurationError
+from choreo.service import Service
 from choreo.testing.simulation import Case, Crash, Outcome, Plan, Trial, hashed, run_all, totals
 
 __all__ = ["run_simulation"]
 
 SCENARIO = "scenario"
 EVERY_S = 2.0
+SAME_SEED = "same-seed"
+OTHERWISE = (
+    "the same seed gave two histories: some service goes by what does not hang on the seed"
+    " (random, uuid4, the id of an object, a file); give it a resource that does"
+)
 
 
 def run_simulation(settings: Settings, asked: Simulation, *, as_json: bool) -> None:
@@ -34,6 +41,7 @@ def run_simulation(settings: Settings, asked: Simulation, *, as_json: bool) -> N
         command=_replay(settings, named),
     )
     crashes = tuple(Crash(service, at) for service, at in asked.crashes())
+    _known(crashes, declared)
     if crashes or asked.exhaustive:
         trial = trial.calm()
     if crashes:
@@ -44,7 +52,7 @@ def run_simulation(settings: Settings, asked: Simulation, *, as_json: bool) -> N
         seeds = range(1, asked.seeds + 1) if asked.seed is None else (asked.seed,)
         cases = [Case(seed) for seed in seeds]
     begun = time.perf_counter()
-    outcomes = _run(trial, cases, asked)
+    outcomes = _run(trial, cases, asked, twice=not crashes and not asked.exhaustive)
     cases = cases[: len(outcomes)]
     took_s = time.perf_counter() - begun
     failed = [(case, one) for case, one in zip(cases, outcomes, strict=True) if one.violations]
@@ -54,12 +62,31 @@ def run_simulation(settings: Settings, asked: Simulation, *, as_json: bool) -> N
         raise typer.Exit(1)
 
 
-def _run(trial: Trial, cases: Sequence[Case], asked: Simulation) -> list[Outcome]:
-    """Run all, or up to the first violation, and say how far that is."""
+def _known(crashes: Sequence[Crash], declared: Sequence[Service]) -> None:
+    """Raise ConfigurationError for a crash of a service that is not simulated."""
+    names = [service.name for service in declared]
+    for one in crashes:
+        if one.service not in names:
+            raise ConfigurationError(
+                "no such service is simulated",
+                code="CH1007",
+                fix=f"one of {', '.join(names)}",
+                crash=f"{one.service}:{one.at}",
+            )
+
+
+def _run(
+    trial: Trial, cases: Sequence[Case], asked: Simulation, *, twice: bool
+) -> list[Outcome]:
+    """Run all, or up to the first violation, and say how far that is; the first one `twice`."""
     outcomes: list[Outcome] = []
     said = time.perf_counter()
     violations = 0
-    for outcome in run_all(trial, cases, workers=asked.workers):
+    more = cases[:1] if twice else []
+    for outcome in run_all(trial, [*cases, *more], workers=asked.workers):
+        if len(outcomes) == len(cases):
+            outcomes[0] = _compared(outcomes[0], outcome)
+            break
         outcomes.append(outcome)
         violations += bool(outcome.violations)
         if violations and asked.first:
@@ -68,6 +95,13 @@ def _run(trial: Trial, cases: Sequence[Case], asked: Simulation) -> list[Outcome
             said = time.perf_counter()
             say(f"{len(outcomes)} of {len(cases)} runs, {violations} with violations")
     return outcomes
+
+
+def _compared(first: Outcome, again: Outcome) -> Outcome:
+    """See that one seed gives one history; else nothing that is found can be found again."""
+    if first.history_hash == again.history_hash:
+        return first
+    return replace(first, violations=[*first.violations, (SAME_SEED, OTHERWISE)])
 
 
 def _tell(
@@ -131,6 +165,8 @@ def _story(trial: Trial, case: Case, outcome: Outcome) -> str:
     if case.plan.crashes:
         told = trial.run(case, story=True).story
         return f"{told} {' '.join(f'--crash {one}' for one in _planned(case))}"
+    if {name for name, _ in outcome.violations} == {SAME_SEED}:
+        return f"✘ {SAME_SEED}: {OTHERWISE}\n  seed {case.seed}"
     say(f"seed {case.seed} fails; looking for the fewest of its faults that do")
     plan, fewest = trial.shrunk(outcome)
     told = trial.run(Case(case.seed, plan), story=True).story

@@ -30,6 +30,7 @@ class Outside(Protocol):
 
     memory: dict[str, Any]
     reports: list[Callable[[Path], object]]
+    entries: list[str]
 
     def draw(self, *about: object) -> float:
         """Give a number in [0, 1) that hangs on the seed and on these values only."""
@@ -62,6 +63,7 @@ class Bank:
     def __init__(self, outside: Outside) -> None:
         """Begin with nothing; have the books written where invariants look for them."""
         self._draw = outside.draw
+        self._entries = outside.entries
         self.charges: dict[str, Charge] = {}
         self.refunds: dict[str, Refund] = {}
         outside.reports.append(self.report)
@@ -79,13 +81,17 @@ class Bank:
         cents = int(Decimal(body["amount"]).scaleb(2))
         if path == "/refunds":
             name = f"re-{key}"
-            self.refunds.setdefault(name, Refund(key, body["charge"], cents))
+            if name not in self.refunds:
+                self.refunds[name] = Refund(key, body["charge"], cents)
+                self._entries.append(name)
             return 200, {"refund": name}
         order_id = body["order_id"]
         if self._draw("declines", order_id) < DECLINED:
             return 402, {"declined": "insufficient funds"}
         name = f"ch-{key}"
-        self.charges.setdefault(name, Charge(key, order_id, cents))
+        if name not in self.charges:
+            self.charges[name] = Charge(key, order_id, cents)
+            self._entries.append(name)
         return 200, {"charge": name}
 
     def report(self, folder: Path) -> None:

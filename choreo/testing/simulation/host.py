@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -112,14 +112,24 @@ class Process:
             resources=surroundings.resources_of(machine.service),
             clock=machine.clock,
         )
-        self.task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin."""
+        self._begin(self._live())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         context = Context()
         context.run(HOST.set, self)
-        loop = self.machine.world.loop
-        self.task = loop.create_task(self._live(), context=context)
+        self._tasks.append(self.machine.world.loop.create_task(work, context=context))
+
+    def stop(self) -> None:
+        """End in order: what runs is finished, and nothing is held any more."""
+        self._begin(self._leave())
+
+    async def _leave(self) -> None:
+        await self.app.stop()
+        self.gone = True
 
     async def _live(self) -> None:
         try:
@@ -269,6 +279,11 @@ class Machine:
         if process is not None and process.hangs:
             process.go_on()
         self.start()
+
+    def stop(self) -> None:
+        """Have the process end by itself, as when it is told to."""
+        if self.process is not None and not self.process.gone:
+            self.process.stop()
 
     def _keep(self, process: Process) -> None:
         """Keep what a process was at: dropped, its coroutines would run their `finally`."""

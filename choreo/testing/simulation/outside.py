@@ -38,6 +38,8 @@ class Outside:
         self.memory: dict[str, Any] = {}
         self.reports: list[Callable[[Path], object]] = []
         """Called before an audit with the folder that invariants look into."""
+        self.entries: list[str] = []
+        """The idempotency key of each thing that was really done; an audit wants each one once."""
         self.calls = 0
         self._chance = chance
         self.now = now

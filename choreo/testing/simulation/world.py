@@ -28,7 +28,7 @@ from choreo.adapters.sqlite.contents import contents_of
 from choreo.adapters.sqlite.inline import Disk, InlineDatabase
 from choreo.adapters.sqlite.tx import SqliteTx, driven
 from choreo.app import App, migrate
-from choreo.audit import Evidence, Violation, audit
+from choreo.audit import Evidence, Recovery, Report, Violation, judge
 from choreo.errors import SimulationError
 from choreo.events import FLOW, Event
 from choreo.service import ParamKind, Service
@@ -42,6 +42,7 @@ from choreo.testing.simulation.guard import Guard
 from choreo.testing.simulation.host import LIMITS, Machine
 from choreo.testing.simulation.loop import SimLoop
 from choreo.testing.simulation.outside import Outside
+from choreo.testing.simulation.tracking import Tracking
 
 LOG = logging.getLogger("choreo")
 """What goes wrong in a simulation does so on purpose: nobody is warned of it."""
@@ -52,6 +53,7 @@ Invariant = Callable[[Evidence], Iterable[str]]
 StandIn = Callable[[Outside], Any]
 START_WITHIN_S = 60.0
 SETTLE_S = 86_400.0
+STOP_WITHIN_S = 60.0
 OFFSET_S = 0.25
 DRIFT = 1e-5
 
@@ -109,6 +111,7 @@ class World:
         self.invariants = tuple(invariants)
         self.loop = SimLoop(random.Random(f"{seed}/loop"))
         self.cluster = Cluster(random.Random(f"{seed}/cluster"), now=self.loop.time)
+        self._tracking = Tracking(self.cluster)
         self.fired: list[Fired] = []
         self.happenings: list[tuple[float, str]] = []
         self.rng = random.Random(f"{seed}/scenario")
@@ -121,6 +124,7 @@ class World:
         self._chance = self._chance_of("caller")
         self._caller = self._app()
         self._started = False
+        self._at_rest = False
         self._level = logging.NOTSET
         self._guard = Guard(services, self.loop)
         self.machines = {service.name: self._machine(service) for service in services}
@@ -147,6 +151,10 @@ class World:
 
     def start(self) -> None:
         """Start every service, calmly; what is published or run first does so by itself."""
+        if self._at_rest:  # it was judged, and is to go on
+            self._at_rest = False
+            for machine in self.machines.values():
+                machine.start()
         if self._started:
             return
         self._started = True
@@ -176,6 +184,7 @@ class World:
         """Let virtual time go on, with all that happens in it."""
         self.start()
         self._go(days * 86_400 + hours * 3600 + minutes * 60 + seconds)
+        self._tracking.read_on()
 
     def execute(self, service: str, sql: str, *values: object) -> None:
         """Write to a service's store behind its back: what a system begins with."""
@@ -192,6 +201,14 @@ class World:
             machine.settle()
         self._go(within_s)
 
+    def _stop(self) -> None:
+        """Have every service end as on SIGTERM: then nobody holds anything, and nothing waits."""
+        self._at_rest = True
+        self._calm_at = self._caller.clock.now()
+        for machine in self.machines.values():
+            machine.stop()
+        self._go(STOP_WITHIN_S)
+
     def stand_in(self, kind: type, maker: StandIn) -> None:
         """Have `maker(outside)` make the resource of a class, once for every process."""
         self._stand_ins[kind] = maker
@@ -207,14 +224,19 @@ class World:
 
     # ── what is judged ───────────────────────────────────────────────────────────────────
 
-    def violations(self, *invariants: Invariant) -> list[Violation]:
-        """Let all come to rest, and list what should not be."""
+    def judge(self, *invariants: Invariant) -> Report:
+        """Let all come to rest, stop every service; say what should not be, and what was judged."""
         self.settle()
+        self._stop()
         with tempfile.TemporaryDirectory(prefix="choreo-simulation-") as folder:
             for outside in self._outside.values():
                 outside.report(Path(folder))
             evidence = self.evidence(Path(folder))
-            return audit(evidence, invariants=(*self.invariants, *invariants))
+            return judge(evidence, invariants=(*self.invariants, *invariants))
+
+    def violations(self, *invariants: Invariant) -> Sequence[Violation]:
+        """Let all come to rest, stop every service, and list what should not be."""
+        return self.judge(*invariants).violations
 
     def audit(self, *invariants: Invariant) -> None:
         """Let all come to rest; raise SimulationError with the story if something is wrong."""
@@ -236,6 +258,9 @@ class World:
             stores=[contents_of(disk.connection) for disk in disks.values()],
             positions=self.cluster.positions(),
             commits=self.cluster.commits,
+            views=self._tracking.shown(),
+            outside={name: one.entries for name, one in self._outside.items() if one.entries},
+            recovery=Recovery(self._calm_at, stopped=self._at_rest),
             skew_s=self.skew_s,
         )
 
