@@ -63,6 +63,7 @@ chaos: $(STAMP)  ## six processes on one file, one being killed; MINUTES=30 SEED
 
 simulate: $(STAMP)  ## the shop on virtual time, with faults; SEEDS=n WORKERS=n
 	@$(PY) -m choreo simulate --exhaustive --scenario services.orders.scenario:single --workers $(or $(WORKERS),2)
+	@$(PY) -m choreo simulate --exhaustive --pairs --scenario services.orders.scenario:rejected --workers $(or $(WORKERS),2)
 	@$(PY) -m choreo simulate --seeds $(or $(SEEDS),300) --workers $(or $(WORKERS),2)
 
 mutants: $(STAMP)  ## break each promise in a copy: which test notices? ONLY=name

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from choreo.audit.declared import Declaration, Declared, FlowEnds, Names, Taker, takes_of
@@ -148,10 +149,7 @@ class Case:
         return record
 
     def _manifest(self, record: Record, index: int) -> None:
-        try:
-            document = json.loads(record.value)
-        except (ValueError, RecursionError):
-            return
+        document = _document(record.value)
         if isinstance(document, dict):
             self._learn(document, index, time_of(record))
 
@@ -435,3 +433,13 @@ def scopes_closed(case: Case, undoer: Declared) -> dict[str, list[Record]]:
 def closed_by(case: Case, undoer: Declared) -> dict[str, Record]:
     """Give the scopes that a compensation's triggers closed, each with its first trigger."""
     return {scope: triggers[0] for scope, triggers in scopes_closed(case, undoer).items()}
+
+
+@lru_cache(maxsize=64)
+def _document(value: bytes) -> object:
+    """Read a manifest, None where it is none. A service says the same at each of its starts."""
+    try:
+        document: object = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return document

@@ -22,7 +22,8 @@ from choreo.testing.simulation import Case, Crash, Outcome, Plan, Trial, hashed,
 __all__ = ["run_simulation"]
 
 SCENARIO = "scenario"
-EVERY_S = 2.0
+FIRST_S = 2.0
+"""Until progress is told first; from one time to the next it is as long again and a half."""
 SAME_SEED = "same-seed"
 OTHERWISE = (
     "the same seed gave two histories: some service goes by what does not hang on the seed"
@@ -75,12 +76,10 @@ def _known(crashes: Sequence[Crash], declared: Sequence[Service]) -> None:
             )
 
 
-def _run(
-    trial: Trial, cases: Sequence[Case], asked: Simulation, *, twice: bool
-) -> list[Outcome]:
+def _run(trial: Trial, cases: Sequence[Case], asked: Simulation, *, twice: bool) -> list[Outcome]:
     """Run all, or up to the first violation, and say how far that is; the first one `twice`."""
     outcomes: list[Outcome] = []
-    said = time.perf_counter()
+    said, every_s = time.perf_counter(), FIRST_S
     violations = 0
     more = cases[:1] if twice else []
     for outcome in run_all(trial, [*cases, *more], workers=asked.workers):
@@ -91,8 +90,8 @@ def _run(
         violations += bool(outcome.violations)
         if violations and asked.first:
             break
-        if time.perf_counter() - said > EVERY_S:
-            said = time.perf_counter()
+        if time.perf_counter() - said > every_s:
+            said, every_s = time.perf_counter(), 1.5 * every_s
             say(f"{len(outcomes)} of {len(cases)} runs, {violations} with violations")
     return outcomes
 

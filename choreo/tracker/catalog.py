@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from choreo.topology import FlowDeclared, HandlerDeclared, ManifestDeclared, declared_in
@@ -50,6 +52,11 @@ class Catalog:
         found = filter(None, map(declared_in, manifests.values()))
         return cls(found)
 
+    @classmethod
+    def of_texts(cls, texts: Iterable[str]) -> Catalog:
+        """Read manifests as they are kept. What says nothing new is read once."""
+        return cls(filter(None, map(_declared, texts)))
+
     def _of_kind(self, kind: str) -> tuple[HandlerDeclared, ...]:
         return tuple(one for one in self.handlers.values() if one.kind == kind)
 
@@ -68,3 +75,8 @@ class Catalog:
                     if one is not None:
                         words.update((name, *one.inputs, *one.on))
         return frozenset(words)
+
+
+@lru_cache(maxsize=256)
+def _declared(text: str) -> ManifestDeclared | None:
+    return declared_in(json.loads(text))

@@ -250,10 +250,16 @@ def _note(record: Record) -> Fact | None:
 
 def _manifest(record: Record, taken: Taken) -> None:
     service = _key(record) or _clean(record.headers.get(SOURCE, ""))
-    document = _json(record.value)
-    if service and isinstance(document, dict):
-        text = json.dumps(document, separators=(",", ":"))
+    text = _document(record.value)
+    if service and text:
         taken.manifests.append((service, record.offset, text))
+
+
+@lru_cache(maxsize=64)
+def _document(value: bytes) -> str:
+    """Read a manifest, "" where it is none. A service says the same at each of its starts."""
+    document = _json(value)
+    return json.dumps(document, separators=(",", ":")) if isinstance(document, dict) else ""
 
 
 def _json(value: bytes) -> object:

@@ -6,7 +6,6 @@ is one fold, and one way to it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -41,7 +40,7 @@ class Read(NamedTuple):
 
 async def catalog_of(views: ViewStore) -> Catalog:
     """Read what services declare from the views."""
-    return Catalog.of({name: json.loads(text) for name, text in (await views.manifests()).items()})
+    return Catalog.of_texts((await views.manifests()).values())
 
 
 async def view_of(views: ViewStore, flow: str, catalog: Catalog | None = None) -> FlowView | None:
@@ -80,7 +79,7 @@ class Feed:
         if newest.items() <= known.items():
             taken.manifests.clear()
             return Read(taken, self.summary)
-        catalog = Catalog.of({s: json.loads(text) for s, text in {**known, **newest}.items()})
+        catalog = Catalog.of_texts({**known, **newest}.values())
         stale = self._catalog.changed(catalog)
         self._catalog = catalog
         taken, ends = take(records, catalog), tuple(sorted(catalog.ends))

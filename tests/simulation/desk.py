@@ -48,7 +48,12 @@ class Bank:
         (folder / BOOKS).write_text(json.dumps(self.taken))
 
     async def take(self, order: str, *, key: str) -> str:
-        return await self.outside.call(lambda: self.taken.setdefault(key, order), verb="take")
+        return await self.outside.call(lambda: self._taken(order, key), verb="take")
+
+    def _taken(self, order: str, key: str) -> str:
+        if key not in self.taken:
+            self.outside.entries.append(key)
+        return self.taken.setdefault(key, order)
 
 
 orders = Service("orders")

@@ -1,4 +1,4 @@
-"""A bug in a shipped service is found by its seed, shrunk, told, and found again by what is told."""
+"""A bug in a shipped service is found, shrunk and told, and what is told finds it again."""
 
 import os
 import re

@@ -80,6 +80,34 @@ def test_months_go_by_in_no_time(simulated: Callable[..., World]) -> None:
     assert world.flows == 1
 
 
+def test_a_world_is_judged_by_all_that_it_has_evidence_for(
+    simulated: Callable[..., World],
+) -> None:
+    world = simulated(SERVICES, seed=3, invariants=(money,))
+    world.publish(Ordered(order="desk-1"), id="1")
+    world.run(hours=1)
+    report = world.judge()
+    assert list(report.violations) == []
+    assert {"views", "rebuilt", "caught-up", "forward", "offsets", "one-row-a-key"} <= {
+        *report.judged
+    }
+    assert set(report.unjudged) == {
+        "replay-changes-nothing", "same-seed", "no-secret", "in-time", "unhindered", "restarted",
+    }  # fmt: skip
+    world.publish(Ordered(order="desk-2"), id="2")
+    world.run(hours=1)
+    world.audit()
+    assert world.flows == 2
+
+
+def test_a_bank_that_takes_twice_for_one_key_is_found(simulated: Callable[..., World]) -> None:
+    world = simulated(SERVICES, seed=3, faults=CALM)
+    world.publish(Ordered(order="desk-1"), id="1")
+    world.run(hours=1)
+    world.outside("Bank").entries *= 2
+    assert [one.invariant for one in world.violations()] == ["one-row-a-key"]
+
+
 def test_a_wrong_system_is_told_as_a_story(simulated: Callable[..., World]) -> None:
     world = simulated(SERVICES, seed=3, faults=CALM)
     world.publish(Ordered(order="desk-1"))

@@ -26,22 +26,29 @@ class Tracking:
     def __init__(self, cluster: Cluster) -> None:
         """Look at this cluster's log."""
         self._cluster = cluster
-        self._views = SqliteViewStore(":memory:")
+        self._views: SqliteViewStore | None = None
         self._loop = SimLoop(random.Random(0))
 
-    def read_on(self) -> None:
-        """Have a tracker start, read what has come, and be gone."""
-        self._loop.complete(self._read(self._views))
+    def read_on(self) -> list[FlowSummary]:
+        """Have a tracker start, read what has come, and be gone; give what it shows."""
+        if self._views is None:
+            self._views = SqliteViewStore(":memory:")
+        return self._read(self._views)
 
     def shown(self) -> Views:
         """Give what is shown, and what a tracker shows that begins anew."""
-        self.read_on()
         anew = SqliteViewStore(":memory:")
-        self._loop.complete(self._read(anew))
-        return Views(self._flows(self._views), self._flows(anew))
+        shown = Views(self.read_on(), self._read(anew))
+        self._loop.complete(anew.close())
+        return shown
 
-    async def _read(self, views: SqliteViewStore) -> None:
-        await SharedTracker(SimBroker(self._cluster), views, HostClock(self._loop)).catch_up()
+    def end(self) -> None:
+        """Let go of everything."""
+        if self._views is not None:
+            self._loop.complete(self._views.close())
+        self._loop.bury()
 
-    def _flows(self, views: SqliteViewStore) -> list[FlowSummary]:
+    def _read(self, views: SqliteViewStore) -> list[FlowSummary]:
+        tracker = SharedTracker(SimBroker(self._cluster), views, HostClock(self._loop))
+        self._loop.complete(tracker.catch_up())
         return [*self._loop.complete(views.flows(FlowFilter()))]

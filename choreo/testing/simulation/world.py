@@ -146,6 +146,7 @@ class World:
     ) -> None:
         """End, for good."""
         self._guard.end()
+        self._tracking.end()
         self.loop.bury()
         LOG.setLevel(self._level)
 
