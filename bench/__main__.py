@@ -12,7 +12,7 @@ from bench.figure import Figure, kept
 from bench.growth import inbox_growth, rss_growth
 from bench.hop import hop, hop2
 from bench.hot import hot_keys
-from bench.kafka_views import kafka_tracker
+from bench.kafka_views import kafka_tracker, kafka_tracker_faust
 from bench.saga import saga5, saga5_tx
 from bench.store import postgres_steps
 from bench.views import list_growth, tracker_events
@@ -29,6 +29,7 @@ MEASURES = {
     "tracker_events": tracker_events,
     "list_growth": list_growth,
     "kafka_tracker": kafka_tracker,
+    "kafka_tracker_faust": kafka_tracker_faust,
     "hot_keys": hot_keys,
     "postgres_steps": postgres_steps,
     "codec_avro": codec_avro,

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -18,9 +23,10 @@ from choreo.ports import Topic
 from choreo.testing.servers import KafkaServer
 from choreo.testing.servers.postgres import PostgresServer
 
-__all__ = ["kafka_tracker"]
+__all__ = ["kafka_tracker", "kafka_tracker_faust"]
 
 FLOWS = 20_000
+FEWER = 5_000
 LONG = Chain("order", 10)
 TOGETHER = 5000
 LOOK_S = 0.02
@@ -50,6 +56,64 @@ def kafka_tracker(flows: int = FLOWS) -> list[Figure]:
                f"{written:,} events into PostgreSQL; bare getmany read {bare:,.0f} a second"),
         Figure("kafka_tracker2", two, "events/s", one, "two processes; baseline: one"),
     ]  # fmt: skip
+
+
+def kafka_tracker_faust(flows: int = FEWER) -> list[Figure]:
+    """Events a second that a faust worker takes while they come, faster than it can.
+
+    What lies there when a worker begins it reads as any tracker does, so that is no figure of
+    its own. The baseline is a plain tracker, of which the same is asked.
+    """
+    postgres = PostgresServer.found(fsync=True)
+    postgres.start()
+    try:
+        plain = _while_they_come(_plain, postgres.database(), flows)
+        faust = _while_they_come(_faust, postgres.database(), flows)
+    finally:
+        postgres.close()
+    return [
+        Figure("kafka_tracker_faust", faust, "events/s", plain,
+               f"{flows * LONG.events:,} events, as they come; baseline: a plain tracker"),
+    ]  # fmt: skip
+
+
+def _while_they_come(
+    tracker: Callable[[str, str], AbstractContextManager[object]], place: str, flows: int
+) -> float:
+    """Start a tracker, then write events; give how many it takes a second."""
+    with KafkaServer() as server:
+        asyncio.run(_write(server.bootstrap, 0))
+        with tracker(server.bootstrap, place):
+            asyncio.run(_all_read(server.bootstrap, place))
+            begun = time.perf_counter()
+            written = asyncio.run(_write(server.bootstrap, flows))
+            asyncio.run(_all_read(server.bootstrap, place))
+            return written / (time.perf_counter() - begun)
+
+
+@contextmanager
+def _plain(servers: str, place: str) -> Iterator[None]:
+    with started("bench.kafka_tracker_process", servers, place) as tracker:
+        tracker.heard()
+        tracker.told("begin")
+        yield
+
+
+@contextmanager
+def _faust(servers: str, place: str) -> Iterator[None]:
+    words = ("faust", "-A", "choreo.faust", "worker", "--without-web", "-l", "critical")
+    settings = {"CHOREO_BROKER": f"kafka://{servers}", "CHOREO_STORE": place}
+    with (
+        tempfile.TemporaryDirectory() as home,
+        subprocess.Popen(
+            [sys.executable, "-m", *words], cwd=home, env={**os.environ, **settings},
+            stdout=subprocess.DEVNULL,
+        ) as worker,
+    ):  # fmt: skip
+        try:
+            yield
+        finally:
+            worker.terminate()
 
 
 def _caught_up(servers: str, place: str, count: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,12 @@ from choreo.adapters.system import SystemClock
 from choreo.app.deployment import FILE, FOLDER, VIEWS, Deployment
 from choreo.codec import Codec
 from choreo.environment import codec_settings
+from choreo.errors import ConfigurationError
 from choreo.ports import Broker, Clock, SchemaRegistry, Store, ViewStore
 
 if TYPE_CHECKING:
+    import faust
+
     from choreo.adapters.kafka import KafkaTopics
 
 __all__ = [
@@ -25,6 +29,7 @@ __all__ = [
     "embedded",
     "open_broker",
     "open_codec",
+    "open_faust",
     "open_registry",
     "open_topics",
     "open_views",
@@ -68,6 +73,25 @@ def open_topics(servers: str | None = None) -> KafkaTopics:
 
     chosen = servers or Deployment.servers_of(os.environ.get("CHOREO_BROKER", "")) or None
     return KafkaTopics(KafkaSettings.from_environment(os.environ, chosen))
+
+
+def open_faust(work: Callable[[Broker], Awaitable[None]], group: str) -> faust.App:
+    """Make a faust app on the settings' cluster: what `work` subscribes to comes by its agents.
+
+    Raises ConfigurationError where the log is no Kafka.
+    """
+    from choreo.adapters.faust import faust_app
+    from choreo.adapters.kafka import KafkaBroker, KafkaSettings
+
+    servers = Deployment.servers_of(os.environ.get("CHOREO_BROKER", ""))
+    if not servers:
+        raise ConfigurationError(
+            "a faust worker reads Kafka, and nothing says where that is",
+            code="CH1014",
+            fix="set CHOREO_BROKER=kafka://host:9092",
+        )
+    settings = KafkaSettings.from_environment(os.environ, servers)
+    return faust_app(KafkaBroker(settings), work, group=group, client=settings.client())
 
 
 def open_registry(url: str) -> SchemaRegistry:

@@ -162,8 +162,12 @@ class SharedTracker:
             self._filled = frozenset()
 
     async def _take(self, subscription: Subscription, records: Sequence[Record]) -> None:
-        """Write records that are not there yet; of partitions that are new, what lies before."""
+        """Write records that are not there yet; of partitions that are new, what lies before.
+
+        Then commit where the views stand, also for records that were there already.
+        """
         before = dict(self._marks)
+        read = {_place(one) for one in records}
         while True:
             ours = frozenset(subscription.assigned())
             try:
@@ -180,7 +184,8 @@ class SharedTracker:
                 self._filled = frozenset()
             else:
                 break
-        moved = {p: self._marks[p] for p in ours if self._marks.get(p, 0) != before.get(p, 0)}
+        marks = self._marks
+        moved = {p: marks[p] for p in ours if marks.get(p, 0) != before.get(p, 0) or p in read}
         if moved:
             await subscription.commit(moved)
 

@@ -14,7 +14,7 @@ from bench.figure import Figure, kept
 from bench.growth import inbox_growth, rss_growth
 from bench.hop import hop, hop2
 from bench.hot import hot_keys
-from bench.kafka_views import kafka_tracker
+from bench.kafka_views import kafka_tracker, kafka_tracker_faust
 from bench.pace import percentile
 from bench.saga import saga5, saga5_tx
 from bench.store import postgres_steps
@@ -29,6 +29,7 @@ SMALL = {
     "inbox_growth_sqlite": partial(inbox_growth, 10, 100, 20),
     "tracker_events": partial(tracker_events, 50),
     "kafka_tracker": partial(kafka_tracker, 60),
+    "kafka_tracker_faust": partial(kafka_tracker_faust, 60),
     "list_growth": partial(list_growth, 200, 600, 1),
     "hot_keys": partial(hot_keys, 50, 2, 1, 1),
     "postgres_steps": partial(postgres_steps, 300),
