@@ -31,7 +31,10 @@ class Told:
     def __init__(self) -> None:
         self.heard: list[tuple[str, set[Partition]]] = []
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
+    async def assigned(
+        self, partitions: Collection[Partition], generation: int | None = None
+    ) -> None:
+        assert generation is None  # whoever polls here owns nothing by it
         self.heard.append(("assigned", set(partitions)))
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
