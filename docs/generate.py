@@ -9,31 +9,24 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 import choreo
 from choreo import errors, ports, telemetry, testing
-from choreo.cli import app as command_line
 from choreo.cli import settings
-from choreo.cli.dead import dead as dead_letters
-from choreo.cli.schemas import schemas as schema_verbs
-from choreo.cli.topics import topics as kafka_topics
 from choreo.environment import PREFIX, REGISTRY, VARIABLES
 from choreo.worker import Limits
+from docs.commands import PAGES
 from docs.invariants import invariants_page
 from docs.mutants import mutants_page
+from docs.pages import NOTICE, described, page
 
 __all__ = ["generated", "write"]
 
 FOLDER = Path(__file__).parent / "reference"
-NOTICE = "<!-- written by `make docs` from docstrings: change those -->"
-WIDTH = 100
 
 SERVICE = ("Service", "Flow", "Retry", "Limit", "Breaker")
 HANDLING = (
@@ -42,13 +35,6 @@ HANDLING = (
 )  # fmt: skip
 RUNNING = ("App", "run", "transaction", "Evidence")
 FACADE = tuple(choreo.__all__)
-# Public for other parts of choreo, not for users.
-INNER = {
-    "After.due", "Context.go_on", "Context.tx_opened", "Context.undo_all", "Context.undos",
-    "Later.due", "Retry.delay_s", "Retry.retryable", "Service.handler_of", "Service.seal",
-    "State.to_stored",
-}  # fmt: skip
-MADE_BY_CHOREO = ("Context", "Given", "Secret")
 
 
 # ── Python ───────────────────────────────────────────────────────────────────────────────
@@ -71,140 +57,6 @@ def name_pages() -> Mapping[str, Sequence[str]]:
         "handlers": [name for name in HANDLING if name in known],
         "running": [name for name in RUNNING if name in known],
     }
-
-
-def signature_lines(name: str, thing: Any, *, bound: bool = False) -> Iterator[str]:
-    """Write a signature, on one line if it fits."""
-    try:
-        signature = inspect.signature(thing)
-    except (TypeError, ValueError):
-        yield name
-        return
-    params = [one for one in signature.parameters.values() if not (bound and one.name == "self")]
-    written = list(_parameters(params))
-    result = "" if signature.return_annotation in (inspect.Parameter.empty, "None", None) else (
-        f" -> {_text(signature.return_annotation)}"
-    )  # fmt: skip
-    plain = inspect.unwrap(thing)
-    prefix = "async " if inspect.iscoroutinefunction(plain) else ""
-    if inspect.isasyncgenfunction(plain):  # a context manager
-        prefix, result = "async with ", result.replace("AsyncIterator[", "").rstrip("]")
-    line = f"{prefix}{name}({', '.join(written)}){result}"
-    if len(line) <= WIDTH:
-        yield line
-        return
-    yield f"{prefix}{name}("
-    for one in written:
-        yield f"    {one},"
-    yield f"){result}"
-
-
-def _parameters(params: Sequence[inspect.Parameter]) -> Iterator[str]:
-    starred = False
-    for one in params:
-        if one.kind is one.KEYWORD_ONLY and not starred:
-            starred = True
-            yield "*"
-        starred = starred or one.kind is one.VAR_POSITIONAL
-        text = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(one.kind.name, "") + one.name
-        if one.annotation is not one.empty:
-            text += f": {_text(one.annotation)}"
-        if one.default is not one.empty:
-            text += f" = {_default(one.default)}"
-        yield text
-
-
-def _text(annotation: Any) -> str:
-    if isinstance(annotation, str):
-        return annotation
-    return getattr(annotation, "__name__", None) or str(annotation)
-
-
-def _default(value: Any) -> str:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = value == type(value)()
-        return f"{type(value).__name__}()" if plain else repr(value)
-    return repr(value)
-
-
-def settings_of_class(thing: type) -> list[str]:
-    """Write what a class statement of a subclass takes: `class E(Event, topic=…)`."""
-    hook = vars(thing).get("__pydantic_init_subclass__")
-    if hook is None:
-        return []
-    params = [
-        one for one in inspect.signature(hook.__func__).parameters.values()
-        if one.kind is one.KEYWORD_ONLY
-    ]  # fmt: skip
-    given_ = ", ".join(f"{one.name}={_default(one.default)}" for one in params)
-    return [f"class Mine({thing.__name__}, {given_})"]
-
-
-def described(name: str, thing: Any, level: str = "##") -> Iterator[str]:
-    """Describe a class or a function, and the public methods of a class."""
-    yield f"{level} `{name}`"
-    yield ""
-    is_class = inspect.isclass(thing)
-    if not is_class and not callable(thing):  # a value
-        yield from fenced([repr(thing)])
-        return
-    heads = settings_of_class(thing) if is_class else []
-    if not heads and not getattr(thing, "_is_protocol", False) and name not in MADE_BY_CHOREO:
-        heads = list(signature_lines(name, thing))
-    if heads:
-        yield from fenced(heads)
-    yield from (inspect.getdoc(thing) or "").splitlines()
-    yield ""
-    if is_class:
-        for verb, method in methods(thing):
-            if f"{name}.{verb}" not in INNER:
-                yield from described_method(verb, method)
-
-
-def methods(thing: type) -> Iterator[tuple[str, Any]]:
-    """Yield the public methods and properties that a class defines itself, as written."""
-    for verb, method in vars(thing).items():
-        if verb.startswith("_") or verb in (
-            "model_config",
-            "model_fields",
-            "model_computed_fields",
-        ):
-            continue
-        if isinstance(method, property | types.FunctionType | staticmethod) and _own_doc(method):
-            yield verb, method
-
-
-def _own_doc(method: Any) -> str:
-    return inspect.cleandoc(getattr(method, "__doc__", "") or "")
-
-
-def described_method(verb: str, method: Any) -> Iterator[str]:
-    """Describe a method: its signature, and its docstring."""
-    if isinstance(method, property):
-        yield f"**`{verb}`** (a property)"
-    else:
-        yield from fenced(list(signature_lines(verb, method, bound=True)))
-    yield ""
-    yield from _own_doc(method).splitlines()
-    yield ""
-
-
-def fenced(lines: Sequence[str]) -> Iterator[str]:
-    """Fence lines that are no program."""
-    yield "```text"
-    yield from lines
-    yield "```"
-    yield ""
-
-
-def page(title: str, *parts: Iterator[str] | Sequence[str]) -> str:
-    """Put a page together; blank lines never stand in a row."""
-    lines = [NOTICE, "", f"# {title}", ""]
-    for part in parts:
-        for line in part:
-            if line or lines[-1]:
-                lines.append(line.rstrip())
-    return "\n".join(lines).rstrip() + "\n"
 
 
 def names(which: Sequence[str]) -> Iterator[str]:
@@ -392,89 +244,6 @@ def _ticked(names_: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names_)
 
 
-# ── the command line ─────────────────────────────────────────────────────────────────────
-
-
-OPERATING = ("audit", "migrations", "doctor", "config")
-
-
-def command_line_page() -> str:
-    """Describe every verb of the command line from its own help."""
-    root = typer.main.get_command(command_line)
-    intro = [
-        (root.help or ""), "",
-        "Exit codes: 0; 1 for what failed or was found wrong; 2 for a call that is wrong itself.",
-        ("`python -m choreo` is the same program. Some have pages of their own: "
-        "[dead](command-line-dead.md), [schemas](command-line-schemas.md), "
-        "[topics](command-line-topics.md), and those for "
-        "[who operates a deployment](command-line-operating.md)."), "",
-    ]  # fmt: skip
-    parts = verbs(root, "choreo", without=("dead", "schemas", "topics", *OPERATING))
-    return page("The command line", intro, *(list(part) for part in parts))
-
-
-def operating_page() -> str:
-    """Describe the verbs for who operates a deployment."""
-    root = typer.main.get_command(command_line)
-    assert isinstance(root, TyperGroup)
-    others = [name for name in root.commands if name not in OPERATING]
-    intro = ["Whether a deployment is in order, and what it needs.", ""]
-    parts = verbs(root, "choreo", without=others)
-    return page("The command line, operating", intro, *(list(part) for part in parts))
-
-
-def topics_page() -> str:
-    """Describe the verbs of `choreo topics`."""
-    topics = typer.main.get_command(kafka_topics)
-    intro = [topics.help or "", ""]
-    return page("choreo topics", intro, *(list(part) for part in verbs(topics, "choreo topics")))
-
-
-def dead_page() -> str:
-    """Describe the verbs of `choreo dead`."""
-    dead = typer.main.get_command(dead_letters)
-    intro = [dead.help or "", ""]
-    return page("choreo dead", intro, *(list(part) for part in verbs(dead, "choreo dead")))
-
-
-def schemas_page() -> str:
-    """Describe the verbs of `choreo schemas`."""
-    group = typer.main.get_command(schema_verbs)
-    intro = [group.help or "", "", "[Use Avro](../how-to/use-avro.md) shows them at work.", ""]
-    return page("choreo schemas", intro, *(list(part) for part in verbs(group, "choreo schemas")))
-
-
-def verbs(command: Any, path: str, without: Sequence[str] = ()) -> Iterator[Iterator[str]]:
-    """Yield a part for each verb, in the order in which they are declared."""
-    if isinstance(command, TyperGroup):
-        for name, inner in command.commands.items():
-            if not inner.hidden and name not in without:
-                yield from verbs(inner, f"{path} {name}")
-    else:
-        yield verb(command, path)
-
-
-def verb(command: Any, path: str) -> Iterator[str]:
-    """Describe one verb."""
-    context = command.make_context(path, [], resilient_parsing=True)
-    usage = " ".join(command.collect_usage_pieces(context))
-    yield f"## `{path}`"
-    yield ""
-    yield from fenced([f"{path} {usage}".strip()])
-    yield from inspect.cleandoc(command.help or "").splitlines()
-    yield ""
-    records = [found for param in command.params if (found := param.get_help_record(context))]
-    if records:
-        yield "| | |"
-        yield "|---|---|"
-        yield from (f"| `{_cell(flags)}` | {_cell(what)} |" for flags, what in records)
-        yield ""
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 # ── writing ──────────────────────────────────────────────────────────────────────────────
 
 TITLES = {
@@ -493,11 +262,7 @@ OTHERS: Mapping[str, Callable[[], str]] = {
     "simulation": simulation_page,
     "settings": settings_page,
     "telemetry": telemetry_page,
-    "command-line": command_line_page,
-    "command-line-dead": dead_page,
-    "command-line-operating": operating_page,
-    "command-line-schemas": schemas_page,
-    "command-line-topics": topics_page,
+    **PAGES,
 }
 
 

@@ -105,7 +105,7 @@ def test_a_bank_that_takes_twice_for_one_key_is_found(simulated: Callable[..., W
     world.publish(Ordered(order="desk-1"), id="1")
     world.run(hours=1)
     world.outside("Bank").entries *= 2
-    assert [one.invariant for one in world.violations()] == ["one-row-a-key"]
+    assert [one.invariant for one in world.judge().violations] == ["one-row-a-key"]
 
 
 def test_a_wrong_system_is_told_as_a_story(simulated: Callable[..., World]) -> None:

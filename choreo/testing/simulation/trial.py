@@ -77,7 +77,7 @@ class Trial:
             plan=case.plan,
         ) as world:
             self.scenario(world)
-            found = world.violations()
+            found = world.judge().violations
             text = told(world, found, replay=self.command(case.seed)) if story and found else ""
             return _outcome(case, world, found, text)
 

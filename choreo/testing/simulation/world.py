@@ -28,7 +28,7 @@ from choreo.adapters.sqlite.contents import contents_of
 from choreo.adapters.sqlite.inline import Disk, InlineDatabase
 from choreo.adapters.sqlite.tx import SqliteTx, driven
 from choreo.app import App, migrate
-from choreo.audit import Evidence, Recovery, Report, Violation, judge
+from choreo.audit import Evidence, Recovery, Report, judge
 from choreo.errors import SimulationError
 from choreo.events import FLOW, Event
 from choreo.service import ParamKind, Service
@@ -235,13 +235,9 @@ class World:
             evidence = self.evidence(Path(folder))
             return judge(evidence, invariants=(*self.invariants, *invariants))
 
-    def violations(self, *invariants: Invariant) -> Sequence[Violation]:
-        """Let all come to rest, stop every service, and list what should not be."""
-        return self.judge(*invariants).violations
-
     def audit(self, *invariants: Invariant) -> None:
         """Let all come to rest; raise SimulationError with the story if something is wrong."""
-        found = self.violations(*invariants)
+        found = self.judge(*invariants).violations
         if found:
             from choreo.testing.simulation.story import told
 
