@@ -66,6 +66,27 @@ CLIENT = {
 }
 """Those that the client raises by itself, by the name of their class."""
 
+LASTING = {
+    DENIED: (
+        "the database lets us not in", "CH4011",
+        "correct user and password in CHOREO_STORE, or pg_hba.conf of the server",
+    ),
+    MISSING: (
+        "there is no such database", "CH4012",
+        "create it: createdb NAME; or correct CHOREO_STORE",
+    ),
+    FORBIDDEN: (
+        "the user may not do that", "CH4013",
+        "grant it: `choreo migrations` prints the tables and what to grant",
+    ),
+    HELD: (
+        "a transaction was open for too long", "CH4007",
+        "look at the statement's plan with EXPLAIN, and at who holds its rows",
+    ),
+    WRONG: ("a statement failed", "CH4006", "correct the statement or its values"),
+}  # fmt: skip
+"""What does not go away by itself: what is said of it, its code, its fix."""
+
 
 @contextmanager
 def translated(where: str, *, value_errors: bool = True) -> Iterator[None]:
@@ -86,57 +107,30 @@ def translated(where: str, *, value_errors: bool = True) -> Iterator[None]:
     except (ValueError, TypeError, OverflowError) as exc:
         if not value_errors:
             raise
-        raise _wrong(exc, where) from exc
+        raise translate(exc, where) from exc
 
 
 def translate(error: BaseException, where: str) -> ChoreoError:
     """Give choreo's error for one of the client's."""
     kind = kind_of(error)
+    text = f"{error}".strip() or type(error).__name__
     if kind == VALUE:
         return HandlerError(
-            f"a value does not fit: {error}",
+            f"a value does not fit: {text}",
             code="CH5006",
             fix="pass a value of the column's type, or one of the table of values",
             at=where,
         )
-    text = f"{error}".strip() or type(error).__name__
     if kind == CONFLICT:
-        return StoreConflictError(f"{text}", fix="nothing: it is done again", at=where)
-    if kind == DENIED:
-        return StoreError(
-            f"the database lets us not in: {text}",
-            code="CH4011",
-            fix="correct user and password in CHOREO_STORE, or pg_hba.conf of the server",
-            at=where,
-        )
-    if kind == MISSING:
-        return StoreError(
-            f"there is no such database: {text}",
-            code="CH4012",
-            fix="create it: createdb NAME; or correct CHOREO_STORE",
-            at=where,
-        )
-    if kind == FORBIDDEN:
-        return StoreError(
-            f"the user may not do that: {text}",
-            code="CH4013",
-            fix="grant it: `choreo migrations` prints the tables and what to grant",
-            at=where,
-        )
-    if kind == HELD:
-        return StoreError(
-            f"a transaction was open for too long: {text}",
-            code="CH4007",
-            fix="look at the statement's plan with EXPLAIN, and at who holds its rows",
-            at=where,
-        )
+        return StoreConflictError(text, fix="nothing: it is done again", at=where)
     if kind == DOWN:
         return StoreUnavailableError(
             f"the database does not answer: {text}",
             fix="start it, or correct host and port in CHOREO_STORE",
             at=where,
         )
-    return _wrong(error, where)
+    what, code, fix = LASTING[kind]
+    return StoreError(f"{what}: {text}", code=code, fix=fix, at=where)
 
 
 def kind_of(error: BaseException) -> str:
@@ -151,12 +145,3 @@ def kind_of(error: BaseException) -> str:
         )
     state = getattr(error, "sqlstate", None) or "XX000"
     return EXACT.get(state) or KINDS.get(state[:2], WRONG)
-
-
-def _wrong(error: BaseException, where: str) -> StoreError:
-    return StoreError(
-        f"a statement failed: {error}",
-        code="CH4006",
-        fix="correct the statement or its values",
-        at=where,
-    )

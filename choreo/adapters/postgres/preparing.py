@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from choreo.adapters.postgres.lines import Connection
-from choreo.errors import ConfigurationError
 from choreo.ports import Waiting
+from choreo.ports.migration import Migration
 
 __all__ = ["migrated", "waiting_for"]
 
@@ -30,23 +29,13 @@ async def migrated(connection: Connection, service: str, files: Sequence[tuple[s
     """Run those that have not run yet, in order, in one transaction."""
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-        for name, sql in files:
-            digest = hashlib.sha1(sql.encode(), usedforsecurity=False).hexdigest()
-            known = await connection.fetchval(KNOWN, service, name)
-            if known == digest:
-                continue
-            if known is not None:
-                raise ConfigurationError(
-                    "a migration that has run was changed",
-                    code="CH1012",
-                    fix="restore it, and put the change into a new file",
-                    service=service,
-                    file=name,
-                )
-            await connection.execute(sql)
-            await connection.execute(
-                "INSERT INTO choreo.migration VALUES ($1, $2, $3)", service, name, digest
-            )
+        for one in (Migration(service, file, sql) for file, sql in files):
+            if not one.has_run(await connection.fetchval(KNOWN, service, one.file)):
+                await connection.execute(one.sql)
+                await connection.execute(
+                    "INSERT INTO choreo.migration VALUES ($1, $2, $3)",
+                    service, one.file, one.digest,
+                )  # fmt: skip
 
 
 async def waiting_for(connection: Connection, group: str) -> list[Waiting]:

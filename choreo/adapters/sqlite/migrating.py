@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Sequence
 
 from choreo.adapters.sqlite.tx import first_word
-from choreo.errors import ConfigurationError
 from choreo.ports import Tx
+from choreo.ports.migration import Migration
 
 __all__ = ["migrated"]
+
+KNOWN = "SELECT sha1 FROM migration WHERE service = $1 AND file = $2"
 
 
 async def migrated(tx: Tx, service: str, files: Sequence[tuple[str, str]]) -> None:
     """Run those that have not run yet, in order."""
-    for name, sql in files:
-        digest = hashlib.sha1(sql.encode(), usedforsecurity=False).hexdigest()
-        known = await tx.fetchval(
-            "SELECT sha1 FROM migration WHERE service = $1 AND file = $2", service, name
-        )
-        if known == digest:
-            continue
-        if known is not None:
-            raise ConfigurationError(
-                "a migration that has run was changed",
-                code="CH1012",
-                fix="restore it, and put the change into a new file",
-                service=service,
-                file=name,
+    for one in (Migration(service, file, sql) for file, sql in files):
+        kept = await tx.fetchval(KNOWN, service, one.file)
+        if not one.has_run(kept):
+            for statement in _statements(one.sql):
+                await tx.execute(statement)
+            await tx.execute(
+                "INSERT INTO migration VALUES ($1, $2, $3)", service, one.file, one.digest
             )
-        for statement in _statements(sql):
-            await tx.execute(statement)
-        await tx.execute("INSERT INTO migration VALUES ($1, $2, $3)", service, name, digest)
 
 
 def _statements(sql: str) -> list[str]:
