@@ -12,6 +12,8 @@ from bench.figure import Figure, kept
 from bench.growth import inbox_growth, rss_growth
 from bench.hop import hop, hop2
 from bench.hot import hot_keys
+from bench.kafka_handler import kafka_handler
+from bench.kafka_saga import kafka_saga5, kafka_saga5_tx
 from bench.kafka_views import kafka_tracker, kafka_tracker_faust
 from bench.saga import saga5, saga5_tx
 from bench.store import postgres_steps
@@ -28,6 +30,9 @@ MEASURES = {
     "inbox_growth_sqlite": inbox_growth,
     "tracker_events": tracker_events,
     "list_growth": list_growth,
+    "kafka_saga5": kafka_saga5,
+    "kafka_saga5_tx": kafka_saga5_tx,
+    "kafka_handler": kafka_handler,
     "kafka_tracker": kafka_tracker,
     "kafka_tracker_faust": kafka_tracker_faust,
     "hot_keys": hot_keys,
@@ -44,6 +49,7 @@ WITH = {
     "tracker_bytes": "tracker_events",
     "kafka_tracker2": "kafka_tracker",
     "postgres_step_cpu_us": "postgres_steps",
+    "kafka_handler_faststream": "kafka_handler",
 }
 """Figures that are measured together with others."""
 

@@ -73,7 +73,10 @@ class Step5(Event, topic="saga.s5", key="order_id"):
 
 
 EVENTS = (Step0, Step1, Step2, Step3, Step4, Step5)
-SQL = "INSERT INTO bench_stock VALUES ($1, 1) ON CONFLICT (sku) DO UPDATE SET units = units + 1"
+SQL = (
+    "INSERT INTO bench_stock VALUES ($1, 1) ON CONFLICT (sku) DO UPDATE"
+    " SET units = bench_stock.units + 1"
+)
 
 
 class Count:

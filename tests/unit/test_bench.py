@@ -1,7 +1,7 @@
 """Every bench runs and gives its figures. How large they are is nothing for a test to say."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +14,15 @@ from bench.figure import Figure, kept
 from bench.growth import inbox_growth, rss_growth
 from bench.hop import hop, hop2
 from bench.hot import hot_keys
+from bench.kafka_handler import kafka_handler
+from bench.kafka_saga import kafka_saga5, kafka_saga5_tx
 from bench.kafka_views import kafka_tracker, kafka_tracker_faust
 from bench.pace import percentile
 from bench.saga import saga5, saga5_tx
 from bench.store import postgres_steps
 from bench.views import list_growth, tracker_events
+from choreo.testing.servers import KafkaServer
+from choreo.testing.servers.postgres import PostgresServer
 
 SMALL = {
     "saga5": partial(saga5, 50),
@@ -28,6 +32,9 @@ SMALL = {
     "rss_growth": partial(rss_growth, 20, 40),
     "inbox_growth_sqlite": partial(inbox_growth, 10, 100, 20),
     "tracker_events": partial(tracker_events, 50),
+    "kafka_saga5": partial(kafka_saga5, 30, 1),
+    "kafka_saga5_tx": partial(kafka_saga5_tx, 30, 1),
+    "kafka_handler": partial(kafka_handler, 30, 1),
     "kafka_tracker": partial(kafka_tracker, 60),
     "kafka_tracker_faust": partial(kafka_tracker_faust, 60),
     "list_growth": partial(list_growth, 200, 600, 1),
@@ -36,6 +43,16 @@ SMALL = {
     "codec_avro": partial(codec_avro, 20, 1),
 }
 
+SHARING = {"kafka_saga5", "kafka_saga5_tx", "kafka_handler"}
+"""Those that run on servers that others have used."""
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[str, str]]:
+    """One Kafka and one PostgreSQL for several: a start takes longer than a small run."""
+    with KafkaServer() as kafka, PostgresServer.found() as postgres:
+        yield kafka.bootstrap, postgres.url
+
 
 def test_every_bench_has_a_small_run() -> None:
     assert SMALL.keys() == MEASURES.keys()
@@ -43,7 +60,13 @@ def test_every_bench_has_a_small_run() -> None:
 
 @pytest.mark.timeout(180)  # one of them starts a Kafka and a PostgreSQL
 @pytest.mark.parametrize("name", SMALL)
-def test_a_bench_runs(name: str) -> None:
+def test_a_bench_runs(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name in SHARING:
+        kafka, postgres = request.getfixturevalue("servers")
+        monkeypatch.setenv("CHOREO_TEST_KAFKA", kafka)
+        monkeypatch.setenv("CHOREO_TEST_POSTGRES", postgres)
     measure: Callable[[], Sequence[Figure]] = SMALL[name]
     figures = measure()
     expected = {name} & {one.name for one in figures} | {a for a, b in WITH.items() if b == name}

@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,6 +23,7 @@ from choreo.testing.servers.program import Program, absent, free_ports, own_fold
 __all__ = ["PostgresServer"]
 
 T = TypeVar("T")
+_made = count(1)  # of the process: two of its servers may be the one that was named
 
 ENVIRONMENT = "CHOREO_TEST_POSTGRES"
 BINARIES = Path("/usr/lib/postgresql")
@@ -58,7 +60,6 @@ class PostgresServer:
         """Of its administrator, in the database `postgres` or the one that was named."""
         self._program = program
         self._folder = folder
-        self._made = 0
 
     @classmethod
     def found(cls, *, fsync: bool = False) -> PostgresServer:
@@ -187,8 +188,7 @@ class PostgresServer:
 
     def database(self, *, template: str | None = None) -> str:
         """Make a fresh database, a copy of the one that `template` leads to; give its URL."""
-        self._made += 1
-        name = f"choreo_{os.getpid()}_{self._made}"
+        name = f"choreo_{os.getpid()}_{next(_made)}"
         copied = "" if template is None else f" TEMPLATE {_name(template)}"
         self.run(f"CREATE DATABASE {name}{copied}")
         return _with_name(self.url, name)
