@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+import logging
+import math
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
 from choreo.adapters.system import SystemClock
 from choreo.app.opening import deployed
-from choreo.errors import ConfigurationError
-from choreo.ports import Prepared, Store, Tx
+from choreo.errors import BrokerError, ConfigurationError
+from choreo.ports import Broker, Forgetting, Prepared, Store, Tx
 from choreo.service import Service
 
-__all__ = ["migrate", "refuse_orphans", "transaction"]
+__all__ = ["migrate", "refuse_orphans", "transaction", "warn_of_short_inboxes"]
+
+log = logging.getLogger("choreo.app")
 
 
 @asynccontextmanager
@@ -49,6 +53,38 @@ def _migrations(service: Service) -> list[tuple[str, str]]:
             folder=folder,
         )
     return [(path.name, path.read_text()) for path in sorted(folder.glob("*.sql"))]
+
+
+async def warn_of_short_inboxes(
+    broker: Broker, services: Sequence[tuple[Service, Collection[str]]]
+) -> None:
+    """Name services that forget what they have settled before its topic forgets the record.
+
+    `services` come with the topics that each takes from. A broker that forgets nothing by
+    itself is not asked.
+    """
+    if not hasattr(broker, "retention"):
+        return
+    topics = {topic for _, taken in services for topic in taken}
+    kept = await cast("Forgetting", broker).retention(topics)
+    for service, taken in services:
+        inbox_s = service.keep.inbox_s
+        longer = {topic: kept[topic] for topic in sorted(taken) if kept.get(topic, 0) > inbox_s}
+        if longer:
+            error = BrokerError(
+                "the inbox is kept for less than topics keep their records: one that is read again"
+                " after that becomes a dead letter",
+                code="CH3027",
+                fix="raise Service(inbox_keep_s=) above the retention of its topics, or lower that",
+                service=service.name,
+                inbox_keep_s=f"{inbox_s:g}",
+                topics=", ".join(f"{topic} {_kept(for_s)}" for topic, for_s in longer.items()),
+            )
+            log.warning("%s", error)
+
+
+def _kept(for_s: float) -> str:
+    return "for ever" if math.isinf(for_s) else f"{for_s:g} s"
 
 
 async def refuse_orphans(store: Store, services: Mapping[str, Collection[str]]) -> None:

@@ -100,7 +100,8 @@ async def _planned(wanted: Wanted, *, act: bool) -> tuple[Sequence[TopicStep], S
         given=given,
     )
     async with open_topics(wanted.servers) as cluster:
-        steps = steps_of(needed, await cluster.partitions())
+        there = await cluster.partitions()
+        steps = steps_of(needed, there, await cluster.retention(there))
         if act:
             await cluster.create([one.topic for one in steps if one.act == "create"])
             await cluster.grow([one.topic for one in steps if one.act == "grow"])

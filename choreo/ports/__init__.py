@@ -13,7 +13,15 @@ from choreo.ports.contents import (
     OwnerRow,
     TimerRow,
 )
-from choreo.ports.log import Assignee, Broker, BrokerTraits, Since, Subscription, Topic
+from choreo.ports.log import (
+    Assignee,
+    Broker,
+    BrokerTraits,
+    Forgetting,
+    Since,
+    Subscription,
+    Topic,
+)
 from choreo.ports.store import (
     ORPHANS,
     UNWRITTEN,
@@ -63,6 +71,7 @@ __all__ = [
     "FlowFilter",
     "FlowMerge",
     "FlowSummary",
+    "Forgetting",
     "GateSeen",
     "InboxRow",
     "MemoRow",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from choreo.events import CONTROL_TOPIC, DEAD_TOPIC, MANIFESTS_TOPIC, STEPS_TOPIC
@@ -17,6 +18,8 @@ ORDER = (
     "from then on most keys go to another partition: what is published later may overtake what"
     " waits in the old one; let the services run empty first"
 )
+
+DAY_S = 86_400.0
 
 Manifests = Mapping[str, Mapping[str, Any]]
 
@@ -74,21 +77,45 @@ def acls_of(manifests: Manifests) -> tuple[Acl, ...]:
     )
 
 
-def steps_of(wanted: Sequence[Topic], there: Mapping[str, int]) -> tuple[TopicStep, ...]:
-    """Compare what is wanted with the partitions that topics have."""
+def steps_of(
+    wanted: Sequence[Topic], there: Mapping[str, int], kept: Mapping[str, float] | None = None
+) -> tuple[TopicStep, ...]:
+    """Compare what is wanted with the partitions that topics have.
+
+    `kept` has for how many seconds each keeps its records: left as it is, and told.
+    """
     steps = []
     for topic in wanted:
         before = there.get(topic.name, 0)
+        keeps = (kept or {}).get(topic.name)
         if before == 0:
             steps.append(TopicStep(topic, "create"))
         elif before < topic.partitions:
             steps.append(TopicStep(topic, "grow", before, ORDER))
         elif before > topic.partitions:
-            kept = f"it has {before} partitions, and none is ever taken away"
-            steps.append(TopicStep(topic, "keep", before, kept))
+            said = f"it has {before} partitions, and none is ever taken away"
+            steps.append(TopicStep(topic, "keep", before, said))
         else:
             steps.append(TopicStep(topic, "keep", before))
+        if keeps is not None and topic.retention_s not in (None, keeps):
+            steps[-1] = _warned(steps[-1], keeps)
     return tuple(steps)
+
+
+def _warned(step: TopicStep, keeps_s: float) -> TopicStep:
+    """Say that a topic keeps its records for another time than is wanted."""
+    wanted_s = step.topic.retention_s
+    assert wanted_s is not None
+    said = (
+        f"it keeps records {_days(keeps_s)}, not {_days(wanted_s)}; what is there is left as it is:"
+        f" kafka-configs --alter --topic {step.topic.name}"
+        f" --add-config retention.ms={round(wanted_s * 1000)}"
+    )
+    return replace(step, warning="; ".join(filter(None, (step.warning, said))))
+
+
+def _days(for_s: float) -> str:
+    return "for ever" if math.isinf(for_s) else f"for {for_s / DAY_S:g} days"
 
 
 def _used(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

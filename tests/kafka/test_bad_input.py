@@ -7,17 +7,22 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
+from choreo import App, Service
 from choreo.adapters.kafka import KafkaBroker, KafkaSecurity, KafkaSettings
+from choreo.adapters.sqlite import Database, Log, SqliteStore
+from choreo.app import system_clock
 from choreo.errors import BrokerError, BrokerUnavailableError
 from choreo.events import Partition, Record
 from choreo.ports import Topic
 from choreo.testing.servers import KafkaServer, free_ports
 from tests.kafka.settings import member
+from tests.semantics.events import Paid, Placed
 
 TOPIC = Topic("orders", 2)
 WAIT_S = 20.0
@@ -146,6 +151,38 @@ async def test_what_was_deleted_before_it_was_read_is_told(
             subscription = await broker.subscribe("desk", [TOPIC.name])
         assert "CH3021 the group desk stands at 2" in caplog.text
         assert (await subscription.poll(1))[0].value == b"7"
+
+
+async def test_an_inbox_kept_for_less_than_its_topics_retention(
+    kafka_server: KafkaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Named at the start: which service, which topics, and both times; others are not."""
+    settings = member(kafka_server.bootstrap)
+    day_s = 86_400.0
+    short, long = Service("short", inbox_keep_s=day_s), Service("long", inbox_keep_s=30 * day_s)
+    for service in (short, long):
+
+        @service.on(Placed)
+        async def see(placed: Placed) -> None:
+            pass
+
+        service.on(Paid, name="see_too")(see_too)
+    async with opened(settings) as broker:
+        await broker.ensure([Topic("desk.placed", 1, 2 * day_s), Topic("desk.paid", 1, day_s)])
+    broker, clock = KafkaBroker(settings), system_clock()
+    store = SqliteStore(Log(Database(tmp_path / "s.db")), clock=clock, publishes=False)
+    with caplog.at_level(logging.WARNING, "choreo.app"):
+        async with App(short, long, broker=broker, store=store):
+            pass
+    (line,) = [one.message for one in caplog.records if "CH3027" in one.message]
+    assert "service=short" in line
+    assert "inbox_keep_s=86400" in line
+    assert "desk.placed 172800 s" in line
+    assert "desk.paid" not in line
+
+
+async def see_too(paid: Paid) -> None:
+    pass
 
 
 async def test_a_topic_made_anew_with_fewer_partitions_stops_who_reads_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -75,6 +76,17 @@ def test_growth_is_warned_of_and_nothing_shrinks() -> None:
     assert not same.warning
 
 
+def test_a_retention_that_is_another_one_is_warned_of() -> None:
+    day = 86_400.0
+    wanted = [Topic("other", 4, 7 * day), Topic("same", 4, 7 * day), Topic("any", 4)]
+    kept = {"other": math.inf, "same": 7 * day, "any": day}
+    other, same, any_ = steps_of(wanted, dict.fromkeys(kept, 4), kept)
+    assert "for ever, not for 7 days" in other.warning
+    assert f"--topic other --add-config retention.ms={7 * 86_400_000}" in other.warning
+    assert not same.warning
+    assert not any_.warning
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     name = f"d{uuid.uuid4().hex[:8]}"
@@ -116,6 +128,18 @@ def test_what_is_planned_is_applied_once_and_grown_with_a_warning(
     before = {one["topic"]["name"]: one["before"] for one in json.loads(shown.stdout)["topics"]}
     assert before[f"{name}.asked"] == 5
     assert before[f"{name}.answered"] == 2
+
+
+def test_what_is_declared_is_compared_with_the_retention_that_is_there(
+    folder: Path, kafka_server: KafkaServer
+) -> None:
+    """`apply` makes new topics so, and leaves those alone that are there."""
+    name, servers = (folder / "name").read_text(), kafka_server.bootstrap
+    for verb, days in (("apply", "3"), ("plan", "3"), ("apply", "30"), ("plan", "30")):
+        ran = choreo(folder, servers, verb, "desk", "--retention-days", days)
+        assert ran.returncode == 0, ran.stderr
+        said = f"warning: {name}.asked: it keeps records for 3 days, not for 30 days"
+        assert (said in ran.stderr) == (days == "30"), ran.stderr
 
 
 def test_wrong_calls_are_told(folder: Path) -> None:

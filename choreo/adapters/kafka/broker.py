@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 
 from choreo.adapters.kafka.cluster import Cluster
@@ -63,6 +63,10 @@ class KafkaBroker:
     async def positions(self) -> Mapping[tuple[str, Partition], int]:
         self._check()
         return await self._cluster.unbroken(self._cluster.positions())
+
+    async def retention(self, topics: Collection[str]) -> Mapping[str, float]:
+        self._check()
+        return await self._cluster.unbroken(self._cluster.retention(topics))
 
     async def ensure(self, topics: Sequence[Topic]) -> None:
         """Create what is missing where the settings allow it; else say what is missing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -126,6 +128,48 @@ class Cluster:
             configs["cleanup.policy"] = "compact"
         name = self.names.there(topic.name)
         return NewTopic(name, topic.partitions, replicas, topic_configs=configs)
+
+    async def configs(self, topics: Collection[str]) -> dict[str, Mapping[str, str]]:
+        """Give the settings of each of these topics that is there and may be looked at."""
+        desk = await self._desk()
+        asked = [
+            ConfigResource(ConfigResourceType.TOPIC, self.names.there(name))
+            for name in sorted(topics)
+        ]
+        if not asked:
+            return {}
+        answers = await self._asked("look at topics", lambda: desk.describe_configs(asked))
+        found: dict[str, Mapping[str, str]] = {}
+        for answer in answers:
+            for code, _, _, name, entries in answer.resources:
+                here = self.names.here(name)
+                if code == 0 and here is not None:
+                    found[here] = {entry[0]: entry[1] for entry in entries}
+        return found
+
+    async def retention(self, topics: Collection[str]) -> dict[str, float]:
+        """Give for how many seconds each topic keeps a record; not those that keep the last."""
+        found = {}
+        for name, configs in (await self.configs(topics)).items():
+            if "delete" in configs.get("cleanup.policy", ""):
+                kept = int(configs["retention.ms"])
+                found[name] = math.inf if kept < 0 else kept / 1000
+        return found
+
+    async def replicas(self) -> dict[str, int]:
+        """Give, by topic, on how many brokers the partition lies that lies on the fewest."""
+        desk = await self._desk()
+        found = await self._asked("list the topics", desk.describe_topics)
+        return {
+            here: min((len(part["replicas"]) for part in one["partitions"]), default=0)
+            for one in found
+            if (here := self.names.here(one["topic"])) is not None
+        }
+
+    async def brokers(self) -> int:
+        """Tell how many brokers there are."""
+        desk = await self._desk()
+        return len((await self._asked("look at the cluster", desk.describe_cluster))["brokers"])
 
     async def grow(self, topics: Sequence[Topic]) -> None:
         """Add partitions to topics that have fewer."""

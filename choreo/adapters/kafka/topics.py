@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -38,6 +38,10 @@ class KafkaTopics:
     async def partitions(self) -> Mapping[str, int]:
         """Give the topics that are there, and how many partitions each has."""
         return await self._cluster.partitions()
+
+    async def retention(self, topics: Collection[str]) -> Mapping[str, float]:
+        """Give for how many seconds each topic keeps a record, inf for ever; not compacted ones."""
+        return await self._cluster.retention(topics)
 
     async def create(self, topics: Sequence[Topic]) -> None:
         """Create those that are not there."""
