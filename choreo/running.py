@@ -18,6 +18,9 @@ from choreo.telemetry import configure
 
 __all__ = ["alone", "health_at", "run", "telling"]
 
+AGAIN_S = 60.0
+WORDS_MAX = 1000
+
 
 @asynccontextmanager
 async def alone(app: App) -> AsyncIterator[App]:
@@ -51,10 +54,37 @@ def telling(services: Sequence[Service], *, health: str) -> Iterator[None]:
     names = [service.name for service in services] or ["tracker"]
     name = "choreo" if names[1:] else names[0]
     end = configure(name, scraped=bool(health))
+    plain, seldom = logging.lastResort, _Seldom()
+    if plain is not None:  # who has set up logging gets everything
+        plain.addFilter(seldom)
     try:
         yield
     finally:
+        if plain is not None:
+            plain.removeFilter(seldom)
         end()
+
+
+class _Seldom(logging.Filter):
+    """Lets the same words of Kafka's client through once a minute.
+
+    While a broker is away it says a hundred lines a second; choreo says one of its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        words = record.getMessage()
+        if record.created - self._said.get(words, -AGAIN_S) < AGAIN_S:
+            return False
+        if len(self._said) >= WORDS_MAX:
+            self._said.clear()
+        self._said[words] = record.created
+        return True
 
 
 def run(*services: Service) -> None:
