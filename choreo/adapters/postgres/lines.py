@@ -79,6 +79,8 @@ class Lines:
         self._free: list[Connection] = []
         self._turn = asyncio.Semaphore(most)
         self._closed = False
+        self.used = 0
+        """How many are in somebody's hands, or on their way there."""
         self.on_new: Callable[[Connection], Any] | None = None
         """Awaited with each connection that was opened."""
 
@@ -90,18 +92,27 @@ class Lines:
                 raise BrokerClosedError(
                     "used after close", fix="make a new store", database=self._server.name
                 )
-            connection = await self._taken()
+            self.used += 1
             try:
-                yield connection
-            except ChoreoError as exc:
-                if isinstance(exc, StoreUnavailableError):
-                    connection.terminate()
-                self._back(connection)
-                raise
-            except BaseException:  # given up in the middle of something
+                async with self._lent() as connection:
+                    yield connection
+            finally:
+                self.used -= 1
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Connection]:
+        connection = await self._taken()
+        try:
+            yield connection
+        except ChoreoError as exc:
+            if isinstance(exc, StoreUnavailableError):
                 connection.terminate()
-                raise
             self._back(connection)
+            raise
+        except BaseException:  # given up in the middle of something
+            connection.terminate()
+            raise
+        self._back(connection)
 
     async def _taken(self) -> Connection:
         while self._free:

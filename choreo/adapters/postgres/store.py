@@ -95,8 +95,8 @@ class PostgresStore:
 
     @property
     def busy(self) -> int:
-        """How much is being written; a clock that stands still asks."""
-        return len(self._working)
+        """How much is being written and read; a clock that stands still asks."""
+        return len(self._working) + self._reading.used + self._aside.used
 
     # ── ownership ────────────────────────────────────────────────────────────────────────
 
