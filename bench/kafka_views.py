@@ -31,6 +31,9 @@ LONG = Chain("order", 10)
 TOGETHER = 5000
 LOOK_S = 0.02
 
+Ended = Callable[[], int | None]
+"""Gives an exit code once a tracker has ended by itself."""
+
 
 def kafka_tracker(flows: int = FLOWS) -> list[Figure]:
     """Events a second that tracker processes take from a log that nobody has read yet.
@@ -65,12 +68,15 @@ def kafka_tracker_faust(flows: int = FEWER) -> list[Figure]:
     its own. The baseline is a plain tracker, of which the same is asked.
     """
     postgres = PostgresServer.found(fsync=True)
-    postgres.start()
-    try:
-        plain = _while_they_come(_plain, postgres.database(), flows)
-        faust = _while_they_come(_faust, postgres.database(), flows)
-    finally:
-        postgres.close()
+    with KafkaServer() as server:
+        postgres.start()
+        try:
+            plain, faust = (
+                _while_they_come(tracker, server.bootstrap, postgres.database(), flows)
+                for tracker in (_plain, _faust)
+            )
+        finally:
+            postgres.close()
     return [
         Figure("kafka_tracker_faust", faust, "events/s", plain,
                f"{flows * LONG.events:,} events, as they come; baseline: a plain tracker"),
@@ -78,30 +84,32 @@ def kafka_tracker_faust(flows: int = FEWER) -> list[Figure]:
 
 
 def _while_they_come(
-    tracker: Callable[[str, str], AbstractContextManager[object]], place: str, flows: int
+    tracker: Callable[[str, str], AbstractContextManager[Ended]],
+    servers: str,
+    place: str,
+    flows: int,
 ) -> float:
     """Start a tracker, then write events; give how many it takes a second."""
-    with KafkaServer() as server:
-        asyncio.run(_write(server.bootstrap, 0))
-        with tracker(server.bootstrap, place):
-            asyncio.run(_all_read(server.bootstrap, place))
-            begun = time.perf_counter()
-            written = asyncio.run(_write(server.bootstrap, flows))
-            asyncio.run(_all_read(server.bootstrap, place))
-            return written / (time.perf_counter() - begun)
+    asyncio.run(_write(servers, 0))
+    with tracker(servers, place) as ended:
+        asyncio.run(_all_read(servers, place, ended))
+        begun = time.perf_counter()
+        written = asyncio.run(_write(servers, flows))
+        asyncio.run(_all_read(servers, place, ended))
+        return written / (time.perf_counter() - begun)
 
 
 @contextmanager
-def _plain(servers: str, place: str) -> Iterator[None]:
+def _plain(servers: str, place: str) -> Iterator[Ended]:
     with started("bench.kafka_tracker_process", servers, place) as tracker:
         tracker.heard()
         tracker.told("begin")
-        yield
+        yield lambda: None
 
 
 @contextmanager
-def _faust(servers: str, place: str) -> Iterator[None]:
-    words = ("faust", "-A", "choreo.faust", "worker", "--without-web", "-l", "critical")
+def _faust(servers: str, place: str) -> Iterator[Ended]:
+    words = ("faust", "-A", "choreo.faust", "worker", "--without-web", "-l", "error")
     settings = {"CHOREO_BROKER": f"kafka://{servers}", "CHOREO_STORE": place}
     with (
         tempfile.TemporaryDirectory() as home,
@@ -111,7 +119,7 @@ def _faust(servers: str, place: str) -> Iterator[None]:
         ) as worker,
     ):  # fmt: skip
         try:
-            yield
+            yield worker.poll
         finally:
             worker.terminate()
 
@@ -136,7 +144,7 @@ def _caught_up(servers: str, place: str, count: int) -> float:
     return took
 
 
-async def _all_read(servers: str, place: str) -> None:
+async def _all_read(servers: str, place: str, ended: Ended = lambda: None) -> None:
     """Wait until the views have been told of all that lies on the log."""
     broker, views = KafkaBroker(KafkaSettings(servers)), PostgresViewStore(place)
     ends = await broker.ends(None)
@@ -144,6 +152,7 @@ async def _all_read(servers: str, place: str) -> None:
         marks = (await views.position()).marks
         if all(marks.get(partition, 0) >= end for partition, end in ends.items()):
             break
+        assert ended() is None, "the tracker has ended"
         await asyncio.sleep(LOOK_S)
     await views.close()
     await broker.close()
