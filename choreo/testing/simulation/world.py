@@ -54,6 +54,7 @@ StandIn = Callable[[Outside], Any]
 START_WITHIN_S = 60.0
 SETTLE_S = 86_400.0
 STOP_WITHIN_S = 60.0
+CANONICAL = json.JSONEncoder(separators=(",", ":")).encode
 OFFSET_S = 0.25
 DRIFT = 1e-5
 
@@ -283,7 +284,7 @@ class World:
                 f"{at:.6f}", record.topic, record.partition, record.offset, key,
                 sorted(record.headers.items()), record.value.hex(),
             ]  # fmt: skip
-            digest.update(json.dumps(line, separators=(",", ":")).encode())
+            digest.update(CANONICAL(line).encode())
         return digest.hexdigest()
 
     @property
