@@ -12,8 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 
 from choreo.adapters.kafka import KafkaBroker
+from choreo.adapters.kafka.cluster import ended, started, stopped
+from choreo.adapters.kafka.subscription import KafkaSubscription
 from choreo.errors import BrokerUnavailableError
 from choreo.events import Partition, Record
 from choreo.ports import Topic
@@ -123,6 +126,40 @@ async def test_a_broker_that_is_killed_and_comes_back_loses_nothing(
         assert load.refused == 0 or broker._producing.made > 1
 
 
+async def test_a_consumer_that_is_given_up_leaves_nothing_running(
+    kafka_server: KafkaServer,
+) -> None:
+    """Whatever its broker does: a heart that beats on holds partitions, and nobody works there."""
+    (node,) = kafka_server.nodes
+    settings = member(kafka_server.bootstrap)
+    async with opened(KafkaBroker(settings)) as broker:
+        await broker.ensure([TOPIC])
+        before = asyncio.all_tasks()
+        slow = settings.member("desk") | {"retry_backoff_ms": 5000}
+        consumer = AIOKafkaConsumer(settings.namespace + TOPIC.name, **slow)
+        await started(consumer, settings)
+        while not consumer.assignment():
+            await consumer.getmany(timeout_ms=20)
+        node.kill()
+        try:
+            await consumer.getmany(timeout_ms=1000)  # it waits to fetch again: five seconds
+            await ended(consumer)
+            assert not [one for one in asyncio.all_tasks() - before if "aiokafka" in repr(one)]
+        finally:
+            await asyncio.to_thread(kafka_server.begin)
+
+
+async def test_what_a_client_cancels_of_its_own_cancels_nobody() -> None:
+    """Its fetcher cancels what still fetches, and waits for it."""
+
+    async def closing() -> None:
+        fetching = asyncio.create_task(asyncio.Event().wait())
+        fetching.cancel()
+        await fetching
+
+    await stopped(closing())
+
+
 async def test_while_no_broker_is_there_publishing_is_refused_and_then_goes_on(
     kafka_server: KafkaServer,
 ) -> None:
@@ -165,6 +202,52 @@ async def test_a_full_member_that_nobody_polls_stays_in_its_group(
             seen += [int(one.value) for one in await subscription.poll(3)]
         assert seen == list(range(50))
         assert told.revocations == 0
+
+
+def task_of(subscription: KafkaSubscription) -> str:
+    return "" if subscription._last is None else subscription._last.get_name()
+
+
+class Slow(Told):
+    """Takes its time to take over: a gate for each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = [asyncio.Event(), asyncio.Event()]
+        self.begun = 0
+
+    async def assigned(
+        self, partitions: Collection[Partition], generation: int | None = None
+    ) -> None:
+        self.begun += 1
+        await self.gates[self.begun - 1].wait()
+        await super().assigned(partitions, generation)
+
+
+async def test_who_takes_over_while_partitions_move_again_is_given_nothing_of_before(
+    kafka_server: KafkaServer,
+) -> None:
+    """What it were given before it has taken over it would pass over: it would be lost."""
+    settings = member(kafka_server.bootstrap)
+    async with opened(KafkaBroker(settings)) as broker:
+        await broker.ensure([TOPIC])
+        slow = Slow()
+        joining = asyncio.create_task(broker.subscribe("desk", [TOPIC.name], assignee=slow))
+        await until(lambda: slow.begun == 1)
+        other = asyncio.create_task(broker.subscribe("desk", [TOPIC.name], assignee=Told()))
+        (one,) = broker._subscriptions[:1]
+        await until(lambda: task_of(one).endswith("give"))  # they move again
+        slow.gates[0].set()
+        await until(lambda: slow.begun == 2)
+        assert not one.assigned()
+        await broker.publish([record(n, f"k{n}") for n in range(20)])
+        polling = asyncio.create_task(one.poll(100))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(polling), 1.0)
+        slow.gates[1].set()
+        assert {record.partition for record in await polling} == {p.number for p in slow.has}
+        await joining
+        await other
 
 
 class Stubborn(Told):

@@ -22,12 +22,20 @@ from choreo.errors import BrokerError, BrokerUnavailableError
 from choreo.events import Partition
 from choreo.ports import Topic
 
-__all__ = ["Cluster", "started", "stopped"]
+__all__ = ["Cluster", "ended", "started", "stopped"]
 
 T = TypeVar("T")
 REPLICAS_MAX = 3
 IN_SYNC_MIN = 2  # where there are three
 STOP_S = 3.0
+LEFT_RUNNING = (
+    "_coordination_task",
+    "_heartbeat_task",
+    "_commit_refresh_task",
+    "_reset_committed_task",
+    "_fetch_task",
+)
+"""Tasks of a consumer's parts."""
 SEEN_S = 5.0
 LOOK_S = 0.05
 EXISTS = 36
@@ -304,7 +312,7 @@ class Cluster:
         if admin is not None:
             await stopped(admin.close())
         if reader is not None:
-            await stopped(reader.stop())
+            await ended(reader)
 
 
 async def started(client: Any, settings: KafkaSettings) -> None:
@@ -313,12 +321,19 @@ async def started(client: Any, settings: KafkaSettings) -> None:
         try:
             await client.start()
         except kafka.KafkaConnectionError as exc:
-            await stopped(client.close() if hasattr(client, "close") else client.stop())
+            await _given_up(client)
             why: Exception = await _why_not(settings) or exc
             raise why from exc
         except BaseException:
-            await stopped(client.close() if hasattr(client, "close") else client.stop())
+            await _given_up(client)
             raise
+
+
+async def _given_up(client: Any) -> None:
+    if isinstance(client, AIOKafkaConsumer):
+        await ended(client)
+    else:
+        await stopped(client.close() if hasattr(client, "close") else client.stop())
 
 
 async def _why_not(settings: KafkaSettings) -> Exception | None:
@@ -340,7 +355,38 @@ async def _why_not(settings: KafkaSettings) -> Exception | None:
     return found
 
 
-async def stopped(closing: Any) -> None:
-    """Let a client say goodbye, for a moment; one whose broker is gone can not."""
-    with suppress(kafka.KafkaError, OSError, TimeoutError):
-        await asyncio.wait_for(closing, STOP_S)
+async def stopped(closing: Coroutine[Any, Any, None]) -> None:
+    """Let a client say goodbye, for a moment; one whose broker is gone can not.
+
+    It may wait for tasks that it has cancelled: that is none of our own being cancelled.
+    """
+    task = asyncio.ensure_future(closing)
+    try:
+        await asyncio.wait([task], timeout=STOP_S)
+    finally:
+        task.cancel()
+    await asyncio.wait([task], timeout=STOP_S)
+    if task.done() and not task.cancelled():
+        with suppress(kafka.KafkaError, OSError, TimeoutError):
+            task.result()
+
+
+async def ended(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer, and all that it leaves running where its broker is gone.
+
+    A heart that went on beating would hold partitions for a member that is none any more.
+    """
+    await stopped(consumer.stop())
+    parts = (consumer._coordinator, consumer._fetcher)  # noqa: SLF001 - stop() has left them
+    tasks: set[asyncio.Task[Any]] = set()
+    for part in parts:
+        tasks.update(getattr(part, "_pending_tasks", ()))
+        tasks.update(filter(None, (getattr(part, name, None) for name in LEFT_RUNNING)))
+    for task in tasks:
+        task.cancel()
+    await stopped(_all_of(tasks))
+    await stopped(consumer._client.close())  # noqa: SLF001 - as above; may be called twice
+
+
+async def _all_of(tasks: Collection[asyncio.Task[Any]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)

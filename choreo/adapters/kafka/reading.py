@@ -11,7 +11,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from choreo.adapters.kafka.aligning import Alignment, fetch_bytes
-from choreo.adapters.kafka.cluster import Cluster, started, stopped
+from choreo.adapters.kafka.cluster import Cluster, ended, started
 from choreo.adapters.kafka.names import record_of
 from choreo.adapters.kafka.settings import KafkaSettings
 from choreo.adapters.kafka.translating import translating
@@ -91,7 +91,7 @@ class Reading:
     async def _shut(self, opening: asyncio.Future[dict[TopicPartition, int]]) -> None:
         await asyncio.wait([opening])
         if self._consumer is not None:
-            await stopped(self._consumer.stop())
+            await ended(self._consumer)
 
     async def _open(self, *, follow: bool) -> dict[TopicPartition, int]:
         ends = await self._look()

@@ -16,7 +16,7 @@ from contextlib import suppress
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka
 
-from choreo.adapters.kafka.cluster import Cluster, started, stopped
+from choreo.adapters.kafka.cluster import Cluster, ended, started
 from choreo.adapters.kafka.names import record_of
 from choreo.adapters.kafka.settings import KafkaSettings
 from choreo.adapters.kafka.translating import translating
@@ -130,7 +130,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
                 if not self._closing.is_set():
                     self._consumer = None
                     await self.on_partitions_revoked(self._has)
-                    await stopped(consumer.stop())
+                    await ended(consumer)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), AGAIN_S[min(failed, len(AGAIN_S) - 1)])
             failed += 1
@@ -141,7 +141,11 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         self._moved.set()
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Stop giving, and let what runs come to rest for a bounded time."""
+        """Stop giving, and let what runs come to rest for a bounded time.
+
+        The assignment is over: who is still taking it over will find that out, and give nothing.
+        """
+        self._assignment += 1
         self._fed = frozenset()
         self._buffer.clear()
         if not self._taken and self._last is None:
@@ -175,6 +179,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         """Take over, beside the client: it keeps us in the group meanwhile."""
         assert self._consumer is not None
         self._assignment += 1
+        self._fed = frozenset()
         self._has = frozenset(assigned)
         self._committed.clear()
         self._consumer.pause(*assigned)
@@ -198,10 +203,12 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
                 self._fail(exc)
                 return
             log.warning("whether records were lost is not known: %s", exc)
+        if assignment != self._assignment:
+            return
         if places and self._assignee is not None:
             await self._told(self._assignee.assigned(self._partitions(places), generation))
         self._taken = places
-        if assignment == self._assignment and self._has == places:
+        if assignment == self._assignment:
             self._fed = places
         self._ready.set()
         self._room.set()
@@ -352,7 +359,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         if self._consumer is not None:
-            await stopped(self._consumer.stop())
+            await ended(self._consumer)
         if self._last is not None:
             self._last.cancel()
             await asyncio.gather(self._last, return_exceptions=True)
