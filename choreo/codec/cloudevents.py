@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import SchemaValidator, core_schema, to_json
+from pydantic_core import SchemaValidator, core_schema, from_json, to_json
 
 from choreo.errors import DecodeError
 from choreo.events import (
@@ -122,10 +122,35 @@ def check_json(value: bytes) -> None:
     brackets = value.count(b"[") + value.count(b"{")
     if brackets > DEPTH_MAX and _depth(value) > DEPTH_MAX:
         raise DecodeError(f"value is nested deeper than {DEPTH_MAX}", code="CH2002")
+    if _acceptable_at_a_glance(value, flat=brackets == 1):
+        return
     try:
         _STRICT.decode(value.decode())
     except ValueError as exc:  # not UTF-8, not JSON, or one of our own two rules
         raise DecodeError(f"value is no acceptable JSON: {exc}", code="CH2002") from None
+
+
+def _acceptable_at_a_glance(value: bytes, *, flat: bool) -> bool:
+    """Tell whether this certainly is what the slow look accepts, which costs four times as much.
+
+    Where no white space stands before a colon, each member of an object has `":` in the text:
+    are there as many as there are keys, then none stands twice. Text may have it too; then
+    the slow look decides.
+    """
+    if b" :" in value or b"\n:" in value or b"\t:" in value or b"\r:" in value:
+        return False
+    try:
+        found = from_json(value, allow_inf_nan=False)
+    except ValueError:
+        return False
+    keys = len(found) if flat and type(found) is dict else _keys(found)
+    return value.count(b'":') == keys
+
+
+def _keys(found: object) -> int:
+    if isinstance(found, dict):
+        return len(found) + sum(map(_keys, found.values()))
+    return sum(map(_keys, found)) if isinstance(found, list) else 0
 
 
 def too_large(value: bytes, **fields: object) -> DecodeError:

@@ -130,6 +130,44 @@ def test_ambiguous_or_broken_json_is_refused(value: bytes) -> None:
     assert caught.value.code == "CH2002"
 
 
+WORDS = ("a", "b", 'b":', "c :", "{", "")
+SPACES = st.sampled_from(("", "", " ", "\t", "\n", "\r"))
+
+
+def _members(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Write objects as others might: spaced anyhow, and with keys that may stand twice."""
+    member = st.tuples(st.sampled_from(WORDS), SPACES, SPACES, values)
+    texts = st.lists(member, max_size=4).map(
+        lambda found: ",".join(f"{json.dumps(k)}{a}:{b}{v}" for k, a, b, v in found)
+    )
+    return texts.map("{{{}}}".format)
+
+
+JSON_TEXTS = st.recursive(
+    st.sampled_from(("1", "null", '"b\\":"', '"x :"')),
+    lambda inner: (
+        _members(inner) | st.lists(inner, max_size=3).map(lambda some: f"[{','.join(some)}]")
+    ),
+    max_leaves=8,
+)
+
+
+@given(JSON_TEXTS)
+def test_a_key_that_stands_twice_is_found_wherever_it_is(text: str) -> None:
+    twice = False
+
+    def look(pairs: list[tuple[str, object]]) -> None:
+        nonlocal twice
+        twice = twice or len({key for key, _ in pairs}) < len(pairs)
+
+    json.loads(text, object_pairs_hook=look)
+    if twice:
+        with pytest.raises(DecodeError, match="twice"):
+            check_json(text.encode())
+    else:
+        check_json(text.encode())
+
+
 def test_the_size_limit_is_exact() -> None:
     frame = b'{"order_id": "%s"}'
     fits = frame % (b"x" * (EVENT_BYTES_MAX - len(frame) + 2))

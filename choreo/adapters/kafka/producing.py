@@ -146,12 +146,14 @@ class Producing:
                 answer = await self._begin(producer, record)
                 sent.append((number, record, answer))
         results: list[BaseException | None] = [None] * len(good)
-        told = await asyncio.gather(*(one for _, _, one in sent), return_exceptions=True)
-        for (number, record, _), answer in zip(sent, told, strict=True):
-            if isinstance(answer, BaseException):
-                results[number] = results[number] or answer
-            else:
-                record.partition, record.offset = answer.partition, answer.offset
+        try:
+            for number, record, answer in sent:
+                error = await _answered(record, answer)
+                results[number] = results[number] or error
+        except asyncio.CancelledError:
+            for _, _, answer in sent:
+                answer.cancel()
+            raise
         return results
 
     async def _begin(self, producer: AIOKafkaProducer, record: Record) -> Any:
@@ -187,6 +189,24 @@ class Producing:
         # What a broker that is gone left open; both may be called twice.
         await stopped(producer._sender.close())  # noqa: SLF001 - stop() waits for it for ever
         await stopped(producer.client.close())
+
+
+async def _answered(record: Record, answer: asyncio.Future[Any]) -> BaseException | None:
+    """Note where the record is, or give why it is not there.
+
+    One after the other: most are done by then, and cost neither a callback nor a switch.
+    """
+    try:
+        told = await answer
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return exc
+    except Exception as exc:  # noqa: BLE001 - whoever waits is told, whatever it is
+        return exc
+    record.partition, record.offset = told.partition, told.offset
+    return None
 
 
 def _ours(error: BaseException | None) -> BaseException | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from choreo.adapters.postgres.lines import Connection
 from choreo.adapters.postgres.names import Names
 from choreo.adapters.postgres.rows import claims_of
+from choreo.adapters.postgres.text import numbers_text
 from choreo.codec import headers_to_text
 from choreo.events import Record
 from choreo.plan import Change, Owned, Plan, Publish, Sent, Settle
@@ -25,8 +26,8 @@ WITH held AS MATERIALIZED (
     SELECT DISTINCT a.claim FROM unnest($2::int[], $3::int[], $4::int8[]) AS a (claim, id, epoch)
     LEFT JOIN held USING (id, epoch) WHERE held.id IS NULL
 ), asked AS MATERIALIZED (
-    SELECT * FROM unnest($5::int[], $6::int[], $7::bytea[], $8::int2[], $9::bytea[], $10::int[],
-        $11::int8[]) WITH ORDINALITY
+    SELECT * FROM unnest($5::text::int[], $6::text::int[], $7::bytea[], $8::text::int2[],
+        $9::bytea[], $10::text::int[], $11::text::int8[]) WITH ORDINALITY
         AS a (claim, handler, subject, status, hash, owner, "offset", n)
 ), won AS (
     INSERT INTO choreo.inbox (handler, subject, status, hash, owner, "offset")
@@ -38,11 +39,11 @@ WITH held AS MATERIALIZED (
 ), published AS (
     INSERT INTO choreo.outbox (owner, topic, key, headers, value)
     SELECT asked.owner, p.topic, p.key, p.headers, p.value
-    FROM unnest($12::int8[], $13::text[], $14::bytea[], $15::text[], $16::bytea[]) WITH ORDINALITY
-        AS p (n, topic, key, headers, value, place)
+    FROM unnest($12::text::int8[], $13::text[], $14::bytea[], $15::text[], $16::bytea[])
+        WITH ORDINALITY AS p (n, topic, key, headers, value, place)
     JOIN asked USING (n) JOIN won USING (handler, subject) ORDER BY p.place RETURNING seq
 ), sent AS (
-    DELETE FROM choreo.outbox WHERE seq = ANY($17::int8[])
+    DELETE FROM choreo.outbox WHERE seq = ANY($17::text::int8[])
 )
 SELECT (SELECT count(*) FROM won), ARRAY(SELECT seq FROM published ORDER BY seq),
     CASE WHEN (SELECT count(*) FROM won) < $18::int8 THEN ARRAY(SELECT n FROM left_out) END,
@@ -95,7 +96,7 @@ class PlainGroup:
             claims.append(self._claim(names, plan.owned))
             handlers.append(numbers[handler])
             subjects.append(subject)
-            statuses.append(status)
+            statuses.append(int(status))
             hashes.append(payload_hash)
             owners.append(places(handler, source[0], source[1]))
             offsets.append(source[2])
@@ -103,7 +104,11 @@ class PlainGroup:
             for change in plan.changes[1:]:
                 self._records.append(change.record)  # type: ignore[union-attr]
                 self._from.append(len(handlers))
-        self._columns = (claims, handlers, subjects, statuses, hashes, owners, offsets)
+        self._claimed = claims
+        self._columns = (
+            numbers_text(claims), numbers_text(handlers), subjects, numbers_text(statuses), hashes,
+            numbers_text(owners), numbers_text(offsets),
+        )  # fmt: skip
         self._sent = sent
         self.twice = len(set(zip(handlers, subjects, strict=True))) < len(handlers)
         """Whether a delivery stands in it twice: then it is no work for one statement."""
@@ -126,18 +131,18 @@ class PlainGroup:
             sorted(set(stood[1])),
             *stood,
             *self._columns,
-            self._from,
+            numbers_text(self._from),
             [record.topic for record in records],
             [record.key for record in records],
             [headers_to_text(record.headers) for record in records],
             [record.value for record in records],
-            self._sent,
+            numbers_text(self._sent),
             len(self._settles),
         )
         assert row is not None
         _, seqs, left_out, lost = row
         if left_out:
-            claims = self._columns[0]
+            claims = self._claimed
             for n in left_out:
                 stale = claims[n - 1] in lost
                 self.results[self._settles[n - 1]] = Applied.STALE if stale else Applied.DUPLICATE
