@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,15 @@ from choreo.app.deployment import FILE, FOLDER, VIEWS, Deployment
 from choreo.codec import Codec
 from choreo.environment import codec_settings
 from choreo.errors import ConfigurationError
-from choreo.ports import Broker, Clock, SchemaRegistry, Store, ViewStore
+from choreo.ports import (
+    Broker,
+    Clock,
+    ClusterLook,
+    DatabaseLook,
+    SchemaRegistry,
+    Store,
+    ViewStore,
+)
 
 if TYPE_CHECKING:
     import faust
@@ -27,6 +35,8 @@ __all__ = [
     "database_path",
     "deployed",
     "embedded",
+    "look_at_cluster",
+    "look_at_database",
     "open_broker",
     "open_codec",
     "open_faust",
@@ -92,6 +102,19 @@ def open_faust(work: Callable[[Broker], Awaitable[None]], group: str) -> faust.A
         )
     settings = KafkaSettings.from_environment(os.environ, servers)
     return faust_app(KafkaBroker(settings), work, group=group, client=settings.client())
+
+
+async def look_at_cluster(servers: str, topics: Collection[str]) -> ClusterLook:
+    """Look at a Kafka cluster, and at those of these topics that are there."""
+    async with open_topics(servers) as cluster:
+        return await cluster.look(topics)
+
+
+async def look_at_database(url: str) -> DatabaseLook:
+    """Look at a PostgreSQL database from outside: nothing is written."""
+    from choreo.adapters.postgres.looking import look_at
+
+    return await look_at(url, SystemClock().now)
 
 
 def open_registry(url: str) -> SchemaRegistry:

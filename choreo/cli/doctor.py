@@ -1,4 +1,4 @@
-"""`doctor`: is this machine, this file, this deployment in order; it looks and writes nothing."""
+"""`doctor`: is this machine, this deployment in order; it looks and writes nothing."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import sqlite3
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
 from rich.text import Text
 
 from choreo.app import Survey, survey
+from choreo.cli.look import FAIL, OK, WARN, Look
 from choreo.cli.output import ago, cleaned, console, counted, duration, show_json
 from choreo.cli.running import clock
+from choreo.cli.servers import looked_at
 from choreo.cli.settings import Settings
 from choreo.errors import ChoreoError
 
 __all__ = ["Look", "diagnosed", "run_doctor"]
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 SIGNS = {OK: ("✔", "green"), WARN: ("⚠", "yellow"), FAIL: ("✘", "red")}
 PYTHON_MIN = (3, 11)
 SQLITE_MIN = (3, 35, 0)
@@ -32,16 +33,6 @@ LAG_MAX = 10_000
 LATE_S = 60.0
 CLOCK_WARN_S, CLOCK_FAIL_S = 5.0, 60.0
 WIDTH_MIN = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One thing that was looked at: ok, warn or fail; what is wrong has a code and a fix."""
-
-    state: str
-    what: str
-    code: str = ""
-    fix: str = ""
 
 
 def run_doctor(settings: Settings, *, quick: bool, as_json: bool) -> None:
@@ -103,7 +94,7 @@ def _store(settings: Settings, *, quick: bool) -> Iterator[Look]:
     except ChoreoError:
         return  # told among the settings
     if settings.deployment.log is None:
-        yield Look(OK, f"log {settings.deployment}: it is on servers, doctor looks at files")
+        yield from looked_at(settings)
         return
     if not settings.log_exists():
         fix = "run services here, or name the folder with --folder"

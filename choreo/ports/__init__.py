@@ -7,11 +7,14 @@ from choreo.ports.clock import Clock
 from choreo.ports.contents import (
     AuditedBroker,
     AuditedStore,
+    ClusterLook,
     Contents,
+    DatabaseLook,
     InboxRow,
     MemoRow,
     OwnerRow,
     TimerRow,
+    TopicLook,
 )
 from choreo.ports.log import (
     Assignee,
@@ -63,7 +66,9 @@ __all__ = [
     "Broker",
     "BrokerTraits",
     "Clock",
+    "ClusterLook",
     "Contents",
+    "DatabaseLook",
     "Due",
     "Enlisting",
     "Fact",
@@ -89,6 +94,7 @@ __all__ = [
     "Subscription",
     "TimerRow",
     "Topic",
+    "TopicLook",
     "Tx",
     "Unsent",
     "ViewBatch",

@@ -13,11 +13,14 @@ from choreo.ports.store import Unsent
 __all__ = [
     "AuditedBroker",
     "AuditedStore",
+    "ClusterLook",
     "Contents",
+    "DatabaseLook",
     "InboxRow",
     "MemoRow",
     "OwnerRow",
     "TimerRow",
+    "TopicLook",
 ]
 
 
@@ -89,3 +92,35 @@ class AuditedBroker(Protocol):
     async def positions(self) -> Mapping[tuple[str, Partition], int]:
         """Give the offset that each group has committed in each partition: the one read next."""
         ...
+
+
+class TopicLook(NamedTuple):
+    """One topic: on how many brokers its least replicated partition lies, how many must agree."""
+
+    partitions: int
+    replicas: int
+    in_sync_min: int
+    retention_s: float | None
+
+
+class ClusterLook(NamedTuple):
+    """A cluster as it answers."""
+
+    brokers: int
+    topics: Mapping[str, TopicLook]
+
+
+class DatabaseLook(NamedTuple):
+    """A database as it answers.
+
+    `tables` is the number of the last migration that has run, 0 without our tables, `newest` that
+    of this version; `off_s` how far this machine's clock is ahead of it.
+    """
+
+    name: str
+    settings: Mapping[str, str]
+    standby: bool
+    tables: int
+    newest: int
+    unsent: int
+    off_s: float
