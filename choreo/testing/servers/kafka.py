@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Self
 
 from choreo.errors import ConfigurationError
+from choreo.testing.servers.container import Container, docker
 from choreo.testing.servers.jars import kafka_jars
 from choreo.testing.servers.program import HOST, Program, absent, free_ports, own_folder
 
 __all__ = ["KafkaServer"]
 
 NAMED = "CHOREO_TEST_KAFKA"
+IMAGE = "apache/kafka:4.1.0"
 READY_S = 90.0
 STOP_S = 30.0
 FORMAT_S = 60
@@ -121,7 +123,7 @@ class KafkaServer:
             return
         if self._nodes:
             return
-        jars = kafka_jars()
+        jars = None if docker() else kafka_jars()
         self.folder = own_folder("kafka")
         numbers = free_ports(3 * self._count)
         self._ports = [_Ports(*numbers[3 * n : 3 * n + 3]) for n in range(self._count)]
@@ -129,9 +131,15 @@ class KafkaServer:
         cluster = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         for number in range(1, self._count + 1):
             settings = self._write(number)
-            _format(jars, settings, cluster)
-            command = [*_java(jars), "kafka.Kafka", str(settings)]
-            self._nodes.append(Program(command, log=settings.with_name("log")))
+            log = settings.with_name("log")
+            if jars is None:
+                _format(_contained(settings, "storage"), settings, cluster)
+                command = [*_contained(settings, "server-start"), str(settings)]
+                self._nodes.append(Container(command, log=log))
+            else:
+                _format([*_java(jars), "kafka.tools.StorageTool"], settings, cluster)
+                command = [*_java(jars), "kafka.Kafka", str(settings)]
+                self._nodes.append(Program(command, log=log))
         try:
             self.begin()
         except BaseException:
@@ -213,9 +221,25 @@ def _java(jars: Path) -> list[str]:
     return ["java", *JVM, LOGGING, "-cp", f"{jars}/*"]
 
 
-def _format(jars: Path, settings: Path, cluster: str) -> None:
+def _contained(settings: Path, script: str) -> list[str]:
+    """Give the words that run one of Kafka's scripts in a container, as ourselves.
+
+    It has the machine's network and the node's folder: settings, ports and data are what they
+    are without one.
+    """
+    folder = settings.parent
+    return [
+        *("docker", "run", "--rm", "--init", "--network", "host"),
+        *("--name", f"{folder.parent.name}-{folder.name}-{script}"),
+        *("--user", f"{os.getuid()}:{os.getgid()}", "-v", f"{folder}:{folder}"),
+        *("-e", f"KAFKA_HEAP_OPTS={JVM[0]}", "-e", f"LOG_DIR={folder}"),
+        *("--entrypoint", f"/opt/kafka/bin/kafka-{script}.sh", IMAGE),
+    ]
+
+
+def _format(tool: Sequence[str], settings: Path, cluster: str) -> None:
     done = subprocess.run(  # noqa: S603 - our own words
-        [*_java(jars), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings)],
+        [*tool, "format", "-t", cluster, "-c", str(settings)],
         capture_output=True,
         text=True,
         check=False,

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from choreo.errors import ConfigurationError
+from choreo.testing.servers.container import Container, docker
 from choreo.testing.servers.program import Program, absent, free_ports, own_folder
 
 __all__ = ["PostgresServer"]
@@ -70,7 +71,7 @@ class PostgresServer:
         if url := os.environ.get(ENVIRONMENT):
             return cls(url, None)
         settings = {**SETTINGS, "fsync": "on" if fsync else "off"}
-        if _docker():
+        if docker():
             return cls._contained(settings)
         if (binaries := _binaries()) is not None:
             return cls._local(binaries, settings)
@@ -120,7 +121,7 @@ class PostgresServer:
             "-e", "POSTGRES_DB=postgres", "-v", f"{folder / 'data'}:/var/lib/postgresql/data",
             IMAGE, *[word for name, value in inside.items() for word in ("-c", f"{name}={value}")],
         ]  # fmt: skip
-        return cls(_url(port), _Container(command, log=folder / "log"), folder=folder)
+        return cls(_url(port), Container(command, log=folder / "log"), folder=folder)
 
     # ── life ─────────────────────────────────────────────────────────────────────────────
 
@@ -227,27 +228,6 @@ class PostgresServer:
         except (OSError, _asyncpg().PostgresError, _asyncpg().InterfaceError):
             return False
         return True
-
-
-class _Container(Program):
-    """A container: what ends its client does not end it."""
-
-    def kill(self) -> None:
-        """Have the engine end it."""
-        name = self._command[self._command.index("--name") + 1]
-        subprocess.run(  # noqa: S603 - the engine's own command
-            ["docker", "kill", name],  # noqa: S607 - found on the path, as by its users
-            capture_output=True,
-            check=False,
-        )
-        super().kill()
-
-
-def _docker() -> bool:
-    if shutil.which("docker") is None:
-        return False
-    asked = ["docker", "version", "--format", "{{.Server.Version}}"]
-    return subprocess.run(asked, capture_output=True, check=False).returncode == 0  # noqa: S603
 
 
 def _binaries() -> Path | None:
