@@ -27,8 +27,8 @@ def _lines(notice: str) -> Iterator[str]:
     yield "is no evidence. `make mutants` does it again and fails where nobody notices;"
     yield "`python -m tests.mutants --write` keeps what it found for this page."
     yield ""
-    yield "*Seed* is the first of `choreo simulate`'s seeds, from 1 to "
-    yield f"{SIMULATED_MAX}, that noticed as well, so after so many runs of the shop's scenario:"
+    yield f"*Seed* is the first of the seeds 1 to {SIMULATED_MAX} of `choreo simulate` that noticed"
+    yield "as well, so the number of runs of the shop's scenario that it took:"
     yield "what random faults find without knowing what to look for. Where it is none of them,"
     yield "only the test that knows does; a dash is where a simulation does not run what is broken."
     yield from ("", "| mutant | breaks | noticed by | seed |", "|---|---|---|---|")
