@@ -4,12 +4,14 @@ Each function looks at the log and the store and yields one sentence a violation
 over when each of its flows has an end; what is still on its way is judged by less.
 """
 
+import os
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import NamedTuple
 
 from choreo import Evidence
@@ -138,13 +140,15 @@ def stock(evidence: Evidence) -> Iterable[str]:
 def ledger(evidence: Evidence) -> Iterable[str]:
     """What payments booked is what the provider did, charge by charge; one charge an order.
 
-    A charge that was given back before it was booked is in the provider's books alone.
+    A charge that was given back before it was booked is in the provider's books alone. They lie
+    in PAYMENT_PROVIDER_FOLDER, if that is set: where the log is no file it has no folder.
     """
     ours = {
         row["charge"]: _Charge(row["order_id"], int(row["captured"]), int(row["refunded"]))
         for row in evidence.rows(BOOKED)
     }
-    file = evidence.folder / "provider.db"
+    folder = os.environ.get("PAYMENT_PROVIDER_FOLDER")
+    file = (Path(folder) if folder else evidence.folder) / "provider.db"
     if not file.exists():
         if ours:
             yield f"{len(ours)} charges are booked, and {file.name} is missing"

@@ -48,7 +48,8 @@ class Shop:
         url = part.stdout.readline().strip().rpartition(" ")[2]
         if not url.startswith("http://"):
             raise PartError(f"the provider did not start: {self.log('provider')}")
-        self.environment = {**self.environment, "PAYMENT_PROVIDER_URL": url}
+        said = {"PAYMENT_PROVIDER_URL": url, "PAYMENT_PROVIDER_FOLDER": str(self.folder.resolve())}
+        self.environment = {**self.environment, **said}
 
     def start_services(self, modules: Sequence[str] = MODULES, name: str = "services") -> None:
         """Start services, together in one process."""
