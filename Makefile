@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PY) -m pip install -q -c constraints.txt -e ".[services,dev]"
 	@touch $@
 
-demo: $(STAMP)  ## run the shop; ORDERS=file STOCK=file SEED=n COUNT=n
-	@$(PY) -m services.demo \
+demo: $(STAMP)  ## run the shop; ORDERS=file STOCK=file SEED=n COUNT=n DEPLOYMENT=kafka
+	@$(PY) -m services.demo $(if $(DEPLOYMENT),--deployment "$(DEPLOYMENT)") \
 	  $(if $(ORDERS),--orders "$(ORDERS)") $(if $(STOCK),--stock "$(STOCK)") \
 	  $(if $(SEED),--seed "$(SEED)") $(if $(COUNT),--count "$(COUNT)")
 

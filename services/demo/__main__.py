@@ -1,11 +1,13 @@
 """`python -m services.demo`: orders through the shop, from an empty folder to the audit."""
 
 import asyncio
+import os
 import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any
@@ -33,6 +35,14 @@ AT_ONCE = 32
 LOOK_EVERY_S = 1.0
 STALL_S = 120.0
 
+
+class Deployment(StrEnum):
+    """What the shop runs on."""
+
+    EMBEDDED = "embedded"
+    KAFKA = "kafka"
+
+
 Flows = Sequence[Mapping[str, Any]]
 
 
@@ -42,6 +52,7 @@ class Run:
 
     shop: Shop
     console: Console
+    deployment: str = "embedded"
     bad: int = 0
     placed: list[OrderPlaced] = field(default_factory=list)
     fed: set[str] = field(default_factory=set)
@@ -81,7 +92,8 @@ class Run:
         self.duration_s = monotonic() - begun
 
     async def _publish(self, progress: Progress, bar: TaskID) -> None:
-        async with App(folder=self.shop.folder) as app:
+        folder = self.shop.folder if self.deployment == "embedded" else None
+        async with App(folder=folder) as app:
             for start in range(0, len(self.placed), AT_ONCE):
                 some = self.placed[start : start + AT_ONCE]
                 calls = (app.publish(order, id=order.order_id) for order in some)
@@ -123,15 +135,15 @@ class Run:
             self.shop.check()
         self.shop.stop("services")
         self.flows = [flow for flow in self.shop.ask("flows") if flow["flow"] in self.fed]
-        self.shop.close()
+        self.shop.close(but="servers")  # the audit asks them
 
     def conclude(self) -> bool:
         """Audit, print, write demo.json; tell whether all is well."""
         violations = self.shop.ask("audit")["violations"]
-        made = report(self.flows, violations, self.duration_s)
+        made = report(self.flows, violations, self.duration_s, deployment=self.deployment)
         made.write(self.shop.folder / "demo.json")
         show(self.console, made, self.flows)
-        if chosen := example(self.flows):
+        if self.deployment == "embedded" and (chosen := example(self.flows)):
             here = self.shop.folder == FOLDER.absolute()
             where = "" if here else f" --folder {self.shop.folder}"
             self._say(f"look at one flow: {_command()} flow {chosen}{where}")
@@ -163,6 +175,9 @@ def main(
     stock: Annotated[Path | None, typer.Option(help="sku,name,units; else made up.")] = None,
     seed: Annotated[int, typer.Option(help="Of orders, and of what goes wrong.")] = 1,
     count: Annotated[int, typer.Option(min=1, help="How many orders to make up.")] = 300,
+    deployment: Annotated[
+        Deployment, typer.Option(help="One file, or a Kafka and a PostgreSQL.")
+    ] = Deployment.EMBEDDED,
     folder: Annotated[Path, typer.Option(help="Emptied first, if it is ours.")] = FOLDER,
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Go on with what the folder holds.")] = False,
@@ -184,7 +199,10 @@ def main(
         if orders is None or stock is None:
             made_orders, made_stock = write(folder, count, seed)
             orders, stock = orders or made_orders, stock or made_stock
-        run = Run(shop, console)
+        run = Run(shop, console, deployment)
+        if deployment is Deployment.KAFKA:
+            shop.start_servers()
+            os.environ.update(shop.environment)  # for what is published from here
         run.read(orders)
         run.stock(stock.absolute())
         shop.start_provider(seed=seed)

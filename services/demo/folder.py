@@ -10,7 +10,7 @@ BESIDE = ("", "-wal", "-shm", "-journal")
 NAMES = frozenset(
     [f"{name}{end}" for name in OURS for end in BESIDE]
     + ["demo.json", "orders.jsonl", "stock.csv"]
-    + ["provider.log", "services.log", "tracker.lock", "tracker.log"]
+    + ["provider.log", "servers.log", "services.log", "tracker.lock", "tracker.log"]
 )
 
 

@@ -23,6 +23,8 @@ START_WITHIN_S = 60.0
 STOP_WITHIN_S = 20.0
 LOOK_EVERY_S = 0.05
 LOG_LINES_SHOWN = 15
+LAST = ("provider", "tracker", "servers")
+"""Parts that others need, in the order in which they end."""
 
 
 class PartError(Exception):
@@ -37,6 +39,17 @@ class Shop:
     environment: Mapping[str, str] = field(default_factory=dict)
     running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
     _said: dict[str, int] = field(default_factory=dict)
+
+    def start_servers(self) -> None:
+        """Find or start a Kafka and a PostgreSQL, and let all others know where."""
+        part = self._start("servers", "choreo.testing.servers", stdin=subprocess.PIPE,
+                           stdout=subprocess.PIPE)  # fmt: skip
+        assert part.stdout is not None
+        said = dict(part.stdout.readline().strip().partition("=")[::2] for _ in range(2))
+        if said.keys() != {"CHOREO_BROKER", "CHOREO_STORE"}:
+            raise PartError(f"there are no servers: {self.log('servers')}")
+        self.environment = {**self.environment, **said}
+        self.call("topics", "apply", *MODULES)
 
     def start_provider(self, *, seed: int, plan: str = "") -> None:
         """Start the payment provider on any free port, and let all others know where."""
@@ -102,41 +115,35 @@ class Shop:
                 f"{name} did not stop within {STOP_WITHIN_S:g} s: {self.log(name)}"
             ) from None
 
-    def close(self) -> None:
-        """End all parts, the tracker last but one. May be called twice."""
-        for name in sorted(self.running, key=["provider", "tracker"].__contains__):
+    def close(self, *, but: str = "") -> None:
+        """End all parts `but` one, what others need at last. May be called twice."""
+        for name in sorted(self.running.keys() - {but}, key=_last):
             part = self.running[name]
             try:
                 self.stop(name)
             except PartError as exc:
                 sys.stderr.write(f"{exc}\n")
-            if part.stdout is not None:
-                part.stdout.close()
+            for pipe in (part.stdin, part.stdout):
+                if pipe is not None:
+                    pipe.close()
 
     def ask(self, *arguments: str) -> Any:
         """Run a verb of the command line with --json, and give what it says."""
-        done = subprocess.run(
-            self._command("choreo", *arguments, "--json"),
-            **self._settings(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = self._run("choreo", *arguments, "--json")
         try:
             return json.loads(done.stdout)
         except ValueError:
-            said = (done.stderr or done.stdout).strip()
-            raise PartError(f"choreo {' '.join(arguments)} failed: {said}") from None
+            raise _failed(arguments, done) from None
+
+    def call(self, *arguments: str) -> None:
+        """Run a verb of the command line; raise PartError if it fails."""
+        done = self._run("choreo", *arguments)
+        if done.returncode:
+            raise _failed(arguments, done)
 
     def load_stock(self, file: Path) -> subprocess.CompletedProcess[str]:
         """Load the opening stock; give what the service said."""
-        return subprocess.run(
-            self._command("services.inventory", "stock", str(file)),
-            **self._settings(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return self._run("services.inventory", "stock", str(file))
 
     def log(self, name: str) -> str:
         """Give the last lines that a part wrote."""
@@ -146,15 +153,29 @@ class Shop:
             return ""
         return "\n".join(text.splitlines()[-LOG_LINES_SHOWN:])
 
+    def _run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self._command(module, *arguments),
+            **self._settings(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def _start(
-        self, name: str, module: str, *arguments: str, stdout: int | None = None
+        self,
+        name: str,
+        module: str,
+        *arguments: str,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int | None = None,
     ) -> subprocess.Popen[str]:
         with (self.folder / f"{name}.log").open("a", encoding="utf-8") as log:
             self._said[name] = log.tell()
             part = subprocess.Popen(
                 self._command(module, *arguments),
                 **self._settings(),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=log if stdout is None else stdout,
                 stderr=log,
                 text=True,
@@ -176,3 +197,11 @@ class Shop:
             **self.environment,
         }
         return {"cwd": ROOT, "env": environment}
+
+
+def _last(name: str) -> int:
+    return LAST.index(name) + 1 if name in LAST else 0
+
+
+def _failed(arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> PartError:
+    return PartError(f"choreo {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()}")

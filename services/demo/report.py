@@ -58,12 +58,16 @@ class Report:
 
 
 def report(
-    flows: Sequence[Mapping[str, Any]], violations: Sequence[str], duration_s: float
+    flows: Sequence[Mapping[str, Any]],
+    violations: Sequence[str],
+    duration_s: float,
+    *,
+    deployment: str,
 ) -> Report:
     """Sum up flows, as `choreo flows --json` lists them, and the audit's verdict."""
     found = [status_of(flow) for flow in flows]
     return Report(
-        deployment="embedded",
+        deployment=deployment,
         flows=len(flows),
         by_status={status: found.count(status) for status in STATUSES},
         violations=list(violations),

@@ -12,6 +12,7 @@ import pytest
 
 from services.demo.generator import write
 from services.demo.processes import ROOT
+from tests.postgres.database import server
 
 KEYS = {
     "deployment": str,
@@ -79,6 +80,25 @@ def test_the_demo_goes_every_way_and_all_is_well(tmp_path: Path) -> None:
     said = "".join(value.decode() for _, value in rows)
     for reason in ("declined: insufficient funds", "not charged: ", "refused: ", "not sent: "):
         assert reason in said
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("kafka_server")  # where none can be had, this says so
+def test_on_servers_it_is_the_same(tmp_path: Path) -> None:
+    server()
+    folder = tmp_path / "run"
+    done = demo("--folder", str(folder), "--count", "30", "--deployment", "kafka")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((folder / "demo.json").read_text())
+    assert {name: type(value) for name, value in told.items()} == KEYS
+    assert told["deployment"] == "kafka"
+    assert told["flows"] == 30
+    assert told["by_status"]["open"] == 0
+    assert (told["violations"], told["ledger_equal"], told["dead_letters"]) == ([], True, 0)
+    assert not (folder / "choreo.db").exists()
+    again = demo("--folder", str(folder), "--count", "1")
+    assert again.returncode == 0, "what it has left is known to be ours"
+    assert json.loads((folder / "demo.json").read_text())["deployment"] == "embedded"
 
 
 @pytest.mark.timeout(120)

@@ -173,12 +173,12 @@ def test_a_report_sums_up() -> None:
         {"flow": "c", "end": "shop.orders.OrderCancelled", "compensations": 2, "dead": 1},
         {"flow": "d", "end": None},
     ]
-    made = report(flows, ["ledger: order 1: booked"], 2.0)
+    made = report(flows, ["ledger: order 1: booked"], 2.0, deployment="embedded")
     assert made.by_status == {"completed": 1, "rejected": 1, "cancelled": 1, "open": 1}
     assert (made.flows, made.retries, made.compensations, made.dead_letters) == (4, 1, 2, 1)
     assert not made.ledger_equal
     assert not made.good
-    assert report(flows[:3], [], 2.0).good
+    assert report(flows[:3], [], 2.0, deployment="embedded").good
     assert status_of({}) == "open"
 
 
