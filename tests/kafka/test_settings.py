@@ -25,7 +25,9 @@ def test_none_of_the_clients_unsafe_defaults_is_left() -> None:
 
 def test_a_rebalance_waits_for_longer_than_what_runs_may_take_to_rest() -> None:
     settings = KafkaSettings("127.0.0.1:9092", rest_s=40)
-    assert settings.member("desk")["rebalance_timeout_ms"] > 40_000
+    member = settings.member("desk")
+    assert member["rebalance_timeout_ms"] > 40_000
+    assert member["request_timeout_ms"] > member["rebalance_timeout_ms"]
 
 
 def test_members_are_static_where_they_are_named() -> None:

@@ -341,6 +341,7 @@ async def _why_not(settings: KafkaSettings) -> Exception | None:
     words = settings.client()
     servers = words.pop("bootstrap_servers").split(",")
     words.pop("retry_backoff_ms")
+    words.pop("metadata_max_age_ms")
     found: Exception | None = None
     for server in servers:
         host, _, port = server.strip().rpartition(":")

@@ -37,6 +37,8 @@ class Producing:
         self._settings = settings
         self._cluster = cluster
         self._partitions: dict[str, int] = {}
+        self._asking: asyncio.Task[dict[str, int]] | None = None
+        self._ask_at = 0.0
         self._producer: AIOKafkaProducer | None = None
         self._waiting: list[Waiting] = []
         self._round: asyncio.Task[None] | None = None
@@ -65,6 +67,9 @@ class Producing:
             if self._round is not None:
                 self._round.cancel()
                 await asyncio.gather(self._round, return_exceptions=True)
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         await self._drop()
 
     async def _rounds(self) -> None:
@@ -109,9 +114,27 @@ class Producing:
             await self._drop()
 
     async def _learn(self, topics: set[str]) -> None:
-        """Know how many partitions topics have, from the cluster's own list."""
+        """Know how many partitions topics have, from the cluster's own list.
+
+        It is asked again now and then, beside what is published: all who write a topic have to
+        agree where its keys are. A round goes by one answer; the client by none that is older.
+        """
+        now = asyncio.get_running_loop().time()
         if not topics <= self._partitions.keys():
             self._partitions = await self._cluster.partitions()
+            self._ask_at = now + self._settings.metadata_age_s
+        elif self._asking is not None and self._asking.done():
+            asked, self._asking = self._asking, None
+            self._ask_at = now + self._settings.metadata_age_s
+            if not asked.cancelled() and asked.exception() is None:
+                counts = asked.result()
+                if any(counts.get(topic, 0) > count for topic, count in self._partitions.items()):
+                    await self._drop()
+                self._partitions = counts
+        elif self._asking is None and now >= self._ask_at:
+            self._asking = asyncio.create_task(
+                self._cluster.partitions(), name="choreo-kafka-partitions"
+            )
 
     async def _check(self, records: Sequence[Record]) -> None:
         """Raise for what can not be published, before anything of it is."""

@@ -23,7 +23,6 @@ __all__ = ["Reading"]
 log = logging.getLogger("choreo.kafka")
 WAIT_MS = 250
 READ_MOST = 5_000
-GROWN_LOOKS = 40  # waits without a record between two looks at the topics
 
 
 class Reading:
@@ -63,14 +62,15 @@ class Reading:
     async def _followed(self, consumer: AIOKafkaConsumer) -> AsyncGenerator[list[Any], None]:
         """Give what the client gives; nothing, now and then."""
         self._assign(consumer, self._next)
-        idle = 0
+        loop = asyncio.get_running_loop()
+        looked = loop.time()
         while True:
             found = await self._get(consumer, self._next, READ_MOST)
             yield [one for raw in found.values() for one in raw]
-            idle = 0 if found else idle + 1
-            if idle and idle % GROWN_LOOKS == 0:
+            if loop.time() >= looked + self._settings.metadata_age_s:  # partitions may be new
                 await self._look()
                 self._assign(consumer, self._next)
+                looked = loop.time()
 
     async def _aligned(
         self, consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]

@@ -119,6 +119,8 @@ class KafkaSettings:
     """What runs in a partition that is to move has this long to come to rest."""
     request_timeout_s: float = REQUEST_S
     poll_interval_max_s: float = 300.0
+    metadata_age_s: float = 10.0
+    """So old may be what is known of topics: partitions that were added are found by then."""
     value_bytes_max: int = MIB
     buffered_max: int = 5_000
     """So many records are fetched ahead of who polls."""
@@ -152,6 +154,7 @@ class KafkaSettings:
             "client_id": self.client_id,
             "request_timeout_ms": _ms(self.request_timeout_s),
             "retry_backoff_ms": 100,
+            "metadata_max_age_ms": _ms(self.metadata_age_s),
             **self.security.client(),
         }
 
@@ -171,7 +174,6 @@ class KafkaSettings:
             **self.client(),
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest",
-            "metadata_max_age_ms": 10_000,
             "fetch_max_wait_ms": 250,
         }
 
@@ -184,6 +186,8 @@ class KafkaSettings:
             "session_timeout_ms": _ms(self.session_timeout_s),
             "heartbeat_interval_ms": _ms(self.heartbeat_s),
             "rebalance_timeout_ms": _ms(self.rest_s + MARGIN_S),
+            # A group answers who joins it when the slowest of its members has come to rest.
+            "request_timeout_ms": _ms(max(self.request_timeout_s, self.rest_s + 2 * MARGIN_S)),
             "max_poll_interval_ms": _ms(self.poll_interval_max_s),
             "partition_assignment_strategy": (_assignor(),),
         }
