@@ -163,9 +163,10 @@ class Runners:
         finally:
             late = self._timed.pop(task, None) is None
             self.late.pop(d, None)
+            if late:  # whatever the handler made of it: the task has others to run
+                task.uncancel()
         if plan is not None and not late:
             return plan
-        task.uncancel()
         raise HandlerTimeoutError(
             f"did not end within {timeout_s:g} s",
             fix="raise timeout_s, or find out what it waits for",
