@@ -17,7 +17,7 @@ from choreo import App, Service
 from choreo.adapters.kafka import KafkaBroker, KafkaSecurity, KafkaSettings
 from choreo.adapters.sqlite import Database, Log, SqliteStore
 from choreo.app import system_clock
-from choreo.errors import BrokerError, BrokerUnavailableError
+from choreo.errors import BrokerError, BrokerUnavailableError, ConfigurationError
 from choreo.events import Partition, Record
 from choreo.ports import Topic
 from choreo.testing.servers import KafkaServer, free_ports
@@ -53,6 +53,32 @@ def verbs(broker: KafkaBroker) -> list[Callable[[], Awaitable[object]]]:
         lambda: broker.ends(None),
         lambda: broker.ensure([TOPIC]),
     ]
+
+
+async def test_a_certificate_that_can_not_be_read_is_told_by_every_verb(tmp_path: Path) -> None:
+    security = KafkaSecurity("SSL", ssl_ca_location=str(tmp_path / "none.pem"))
+    settings = KafkaSettings("127.0.0.1:9092", security)
+    async with opened(settings) as broker, asyncio.timeout(WAIT_S):
+        for verb in verbs(broker):
+            with pytest.raises(ConfigurationError) as caught:
+                await verb()
+            assert caught.value.code == "CH1022"
+
+
+async def test_who_can_not_become_a_member_again_says_so(
+    kafka_server: KafkaServer, tmp_path: Path
+) -> None:
+    """The certificate was there at the start."""
+    settings = member(kafka_server.bootstrap)
+    async with opened(settings) as broker, asyncio.timeout(WAIT_S):
+        await broker.ensure([TOPIC])
+        subscription = await broker.subscribe("desk", [TOPIC.name])
+        gone = KafkaSecurity("SSL", ssl_ca_location=str(tmp_path / "none.pem"))
+        subscription._settings = replace(settings, security=gone)
+        assert subscription._consumer is not None
+        await subscription._consumer.stop()
+        with pytest.raises(ConfigurationError):
+            await subscription.poll(1)
 
 
 async def test_a_broker_that_is_not_there_is_told_by_every_verb() -> None:

@@ -73,15 +73,18 @@ class Producing:
         await self._drop()
 
     async def _rounds(self) -> None:
+        taken: list[Waiting] = []
         try:
             while self._waiting:
                 taken, self._waiting = self._waiting, []
-                await self._publish(taken)
+                try:
+                    await self._publish(taken)
+                except Exception as exc:  # noqa: BLE001 - whoever waits is told, whatever it is
+                    _tell_all(taken, exc)
         finally:
             self._round = None
-            error = BrokerClosedError("closed while it published", fix="publish it again")
-            for _, done in self._waiting:
-                _tell(done, error)
+            closed = BrokerClosedError("closed while it published", fix="publish it again")
+            _tell_all([*taken, *self._waiting], closed)
             self._waiting.clear()
 
     async def _publish(self, taken: list[Waiting]) -> None:
@@ -90,8 +93,7 @@ class Producing:
         try:
             await self._learn({one.topic for records, _ in taken for one in records})
         except BrokerError as exc:
-            for _, done in taken:
-                _tell(done, exc)
+            _tell_all(taken, exc)
             return
         for records, done in taken:
             try:
@@ -235,6 +237,11 @@ async def _answered(record: Record, answer: asyncio.Future[Any]) -> BaseExceptio
 def _ours(error: BaseException | None) -> BaseException | None:
     foreign = isinstance(error, kafka.KafkaError | OSError | TimeoutError)
     return translated(error, "publish") if error is not None and foreign else error
+
+
+def _tell_all(waiting: Sequence[Waiting], error: Exception) -> None:
+    for _, done in waiting:
+        _tell(done, error)
 
 
 def _tell(done: asyncio.Future[None], error: BaseException | None) -> None:

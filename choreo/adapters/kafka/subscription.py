@@ -74,6 +74,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         try:
             occupied = await self._cluster.unbroken(self._check())
             self._running = asyncio.create_task(self._run(), name=f"choreo-kafka-{self._group}")
+            self._running.add_done_callback(self._ran)
             if not occupied:
                 await self._ready.wait()
             if self._failure is not None:
@@ -134,6 +135,11 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), AGAIN_S[min(failed, len(AGAIN_S) - 1)])
             failed += 1
+
+    def _ran(self, running: asyncio.Task[None]) -> None:
+        """Tell who polls what kept us from becoming a member again."""
+        if not running.cancelled() and (error := running.exception()) is not None:
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
