@@ -197,8 +197,10 @@ def settings_page() -> str:
         "`CHOREO_BROKER`, that is `.choreo`. With `CHOREO_BROKER=kafka://` without hosts they",
         "are those of `KAFKA_BOOTSTRAP_SERVERS`; beside Kafka, and for",
         "`CHOREO_STORE=postgresql://`, `DATABASE_URL` says where the database is. Neither does",
-        "anything where nobody has chosen a server. Security of Kafka: `KAFKA_SECURITY_PROTOCOL`",
-        "and so on, by Kafka's own names in capitals.",
+        "anything where nobody has chosen a server. A path, as in `kafka://host:9092/staging`,",
+        "begins the names of all topics and groups (`staging.…`): so several deployments share",
+        "one cluster. Security of Kafka: `KAFKA_SECURITY_PROTOCOL` and so on, by Kafka's own",
+        "names in capitals.",
         "",
     ]
     avro = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
@@ -20,6 +21,7 @@ MEMORY = ":memory:"
 SQLITE = "sqlite:///"
 KAFKA = "kafka://"
 POSTGRES = ("postgresql://", "postgres://")
+NAME = re.compile("[A-Za-z0-9._-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,15 @@ class Deployment:
     """Where the log and the store are, as the settings say.
 
     `log` and `own` are the SQLite files of each, None where it is elsewhere; `servers` are
-    Kafka's, `database` is PostgreSQL's URL, which may hold a password.
+    Kafka's, and `namespace` begins the names there; `database` is PostgreSQL's URL, which may
+    hold a password.
     """
 
     log: str | None = None
     own: str | None = None
     servers: str | None = None
     database: str | None = None
+    namespace: str = ""
 
     @classmethod
     def of(cls, folder: str | Path | None = None) -> Deployment:
@@ -47,8 +51,9 @@ class Deployment:
             return cls(log=path, own=path)
         broker, store = (os.environ.get(name, "") for name in ("CHOREO_BROKER", "CHOREO_STORE"))
         log = servers = own = database = None
+        namespace = ""
         if broker.startswith(KAFKA):
-            servers = cls.servers_of(broker)
+            servers, namespace = cls.cluster_of(broker)
             if "@" in servers:  # who we are is said elsewhere, and not shown
                 fix = "name hosts alone; KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD say who"
                 raise _wrong("CHOREO_BROKER", broker, fix)
@@ -67,14 +72,23 @@ class Deployment:
                 code="CH1014",
                 fix="set CHOREO_STORE=postgresql://user@host/name",
             )
-        return cls(log, own, servers, database)
+        return cls(log, own, servers, database, namespace)
 
     @staticmethod
-    def servers_of(broker: str) -> str:
-        """Give the hosts of a `kafka://` URL, "" for any other; without hosts, Kafka's own name."""
+    def cluster_of(broker: str) -> tuple[str, str]:
+        """Give hosts and namespace of a `kafka://hosts/name` URL, nothing of any other.
+
+        Without hosts they are those of KAFKA_BOOTSTRAP_SERVERS. With a name, `name.` begins all
+        topics and groups. Raises ConfigurationError for a name that no topic can have.
+        """
         if not broker.startswith(KAFKA):
-            return ""
-        return broker.removeprefix(KAFKA).strip("/") or _also("KAFKA_BOOTSTRAP_SERVERS")
+            return "", ""
+        servers, _, path = broker.removeprefix(KAFKA).partition("/")
+        name = path.strip("/")
+        if name and not NAME.fullmatch(name):
+            fix = f"name the namespace in letters, digits, '.', '_', '-': {KAFKA}host:9092/staging"
+            raise _wrong("CHOREO_BROKER", broker, fix)
+        return servers or _also("KAFKA_BOOTSTRAP_SERVERS"), f"{name}." if name else ""
 
     @property
     def embedded(self) -> bool:
@@ -83,7 +97,7 @@ class Deployment:
 
     def __str__(self) -> str:
         """Name the log, without anything secret."""
-        return self.log or f"{KAFKA}{self.servers}"
+        return self.log or f"{KAFKA}{self.servers}/{self.namespace[:-1]}".rstrip("/")
 
     def broker(self) -> Broker:
         """Open the log."""
@@ -91,7 +105,8 @@ class Deployment:
             return SqliteBroker(Log(Database(self.log)))
         from choreo.adapters.kafka import KafkaBroker, KafkaSettings
 
-        return KafkaBroker(KafkaSettings.from_environment(os.environ, self.servers))
+        settings = KafkaSettings.from_environment(os.environ, self.servers)
+        return KafkaBroker(replace(settings, namespace=self.namespace))
 
     def parts(self, clock: Clock) -> tuple[Broker, Store]:
         """Make the log and the store."""

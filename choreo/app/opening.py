@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,8 +82,9 @@ def open_topics(servers: str | None = None) -> KafkaTopics:
     """Open the topics of the cluster that is told, or of CHOREO_BROKER's, or Kafka's own name."""
     from choreo.adapters.kafka import KafkaSettings, KafkaTopics
 
-    chosen = servers or Deployment.servers_of(os.environ.get("CHOREO_BROKER", "")) or None
-    return KafkaTopics(KafkaSettings.from_environment(os.environ, chosen))
+    named, namespace = Deployment.cluster_of(os.environ.get("CHOREO_BROKER", ""))
+    settings = KafkaSettings.from_environment(os.environ, servers or named or None)
+    return KafkaTopics(replace(settings, namespace=namespace))
 
 
 def open_faust(work: Callable[[Broker], Awaitable[None]], group: str) -> faust.App:
@@ -93,7 +95,7 @@ def open_faust(work: Callable[[Broker], Awaitable[None]], group: str) -> faust.A
     from choreo.adapters.faust import faust_app
     from choreo.adapters.kafka import KafkaBroker, KafkaSettings
 
-    servers = Deployment.servers_of(os.environ.get("CHOREO_BROKER", ""))
+    servers, namespace = Deployment.cluster_of(os.environ.get("CHOREO_BROKER", ""))
     if not servers:
         raise ConfigurationError(
             "a faust worker reads Kafka, and nothing says where that is",
@@ -101,7 +103,9 @@ def open_faust(work: Callable[[Broker], Awaitable[None]], group: str) -> faust.A
             fix="set CHOREO_BROKER=kafka://host:9092",
         )
     settings = KafkaSettings.from_environment(os.environ, servers)
-    return faust_app(KafkaBroker(settings), work, group=group, client=settings.client())
+    broker = KafkaBroker(replace(settings, namespace=namespace))
+    client = settings.client()
+    return faust_app(broker, work, group=group, client=client, namespace=namespace)
 
 
 async def look_at_cluster(servers: str, topics: Collection[str]) -> ClusterLook:

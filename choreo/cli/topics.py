@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 import typer
@@ -102,10 +102,11 @@ async def _planned(wanted: Wanted, *, act: bool) -> tuple[Sequence[TopicStep], S
     async with open_topics(wanted.servers) as cluster:
         there = await cluster.partitions()
         steps = steps_of(needed, there, await cluster.retention(there))
+        acls = [replace(one, name=cluster.namespace + one.name) for one in acls_of(manifests)]
         if act:
             await cluster.create([one.topic for one in steps if one.act == "create"])
             await cluster.grow([one.topic for one in steps if one.act == "grow"])
-    return steps, acls_of(manifests)
+    return steps, acls
 
 
 def _show(steps: Sequence[TopicStep], acls: Sequence[Acl], *, as_json: bool) -> None:

@@ -99,6 +99,7 @@ def test_all_that_is_wrong_is_named(shop: Terminal) -> None:
     [
         ("postgresql://me:hush@host/db", "postgresql://me:***@host/db"),
         ("kafka://host:9092", "kafka://host:9092"),
+        ("kafka://host:9092/staging", "kafka://host:9092/staging"),
         ("sqlite:///a/b.db", "sqlite:///a/b.db"),
         ("x://:hush@host", "x://:***@host"),
     ],

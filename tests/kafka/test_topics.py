@@ -99,12 +99,33 @@ def choreo(folder: Path, servers: str, *words: str) -> subprocess.CompletedProce
     return subprocess.run(
         [sys.executable, "-m", "choreo", "topics", *words],
         cwd=folder,
-        env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": servers, "PYTHONPATH": str(folder)},
+        env={**os.environ, "PYTHONPATH": str(folder), **named(servers)},
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
+
+
+def named(servers: str) -> dict[str, str]:
+    if "://" not in servers:
+        return {"KAFKA_BOOTSTRAP_SERVERS": servers}
+    return {"CHOREO_BROKER": servers, "CHOREO_STORE": "postgresql://nobody@127.0.0.1/asked"}
+
+
+def test_names_on_the_cluster_begin_with_the_namespace(
+    folder: Path, kafka_server: KafkaServer
+) -> None:
+    name = (folder / "name").read_text()
+    broker = f"kafka://{kafka_server.bootstrap}/n{name}"
+    applied = choreo(folder, broker, "apply", "desk", "--partitions", "1")
+    assert applied.returncode == 0, applied.stderr
+    assert f"+ {name}.asked  1 partition" in applied.stdout
+    assert f"User:{name}  Read  group n{name}.{name}" in applied.stdout
+    assert f"User:{name}  Read  topic n{name}.{name}.asked" in applied.stdout
+    assert f"= {name}.asked  1 partition" in choreo(folder, broker, "plan", "desk").stdout
+    outside = choreo(folder, kafka_server.bootstrap, "plan", "desk")
+    assert f"+ {name}.asked  4 partitions" in outside.stdout
 
 
 def test_what_is_planned_is_applied_once_and_grown_with_a_warning(

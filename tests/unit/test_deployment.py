@@ -44,6 +44,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Deployment(servers="k:1", database=SECRET),
         ),
         (
+            {"CHOREO_BROKER": "kafka://one:9092,two:9092/staging", "CHOREO_STORE": SECRET},
+            Deployment(servers="one:9092,two:9092", database=SECRET, namespace="staging."),
+        ),
+        (
+            {
+                "CHOREO_BROKER": "kafka:///staging/",
+                "KAFKA_BOOTSTRAP_SERVERS": "k:1",
+                "DATABASE_URL": SECRET,
+            },
+            Deployment(servers="k:1", database=SECRET, namespace="staging."),
+        ),
+        (
             {"CHOREO_STORE": "postgresql://", "DATABASE_URL": SECRET},
             Deployment(log=".choreo/choreo.db", database=SECRET),
         ),
@@ -69,6 +81,9 @@ def test_settings_say_where_log_and_store_are(
     [
         ({"CHOREO_BROKER": "amqp://user:secret@host"}, "amqp"),
         ({"CHOREO_BROKER": "kafka://"}, "name the servers"),
+        ({"CHOREO_BROKER": "kafka:///staging"}, "name the servers"),
+        ({"CHOREO_BROKER": "kafka://k:1/a/b", "CHOREO_STORE": SECRET}, "name the namespace"),
+        ({"CHOREO_BROKER": "kafka://k:1/me:secret", "CHOREO_STORE": SECRET}, "the namespace"),
         ({"CHOREO_BROKER": "kafka://k:1"}, "CHOREO_STORE"),
         ({"CHOREO_BROKER": "kafka://k:1", "DATABASE_URL": "mysql://u:secret@h"}, "CHOREO_STORE"),
         ({"CHOREO_STORE": "mysql://user:secret@host"}, "mysql"),

@@ -20,6 +20,8 @@ class KafkaTopics:
     def __init__(self, settings: KafkaSettings) -> None:
         """Say where the cluster is."""
         settings.warn()
+        self.namespace = settings.namespace
+        """What the names on the cluster begin with."""
         self._cluster = Cluster(replace(settings, create_topics=True))
 
     async def __aenter__(self) -> Self:
