@@ -33,13 +33,20 @@ CONNECTING = ("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"})
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fetch what a Kafka consists of before time runs; whoever needs it gets time to start it."""
-    needing = [item for item in items if "kafka_server" in getattr(item, "fixturenames", ())]
+    needing = [item for item in items if _needs_kafka(item)]
     for item in needing:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(KAFKA_TEST_S))
     if needing and not os.environ.get("CHOREO_TEST_KAFKA"):
         with suppress(unittest.SkipTest, ConfigurationError):  # the fixture tells
             kafka_jars()
+
+
+def _needs_kafka(item: pytest.Item) -> bool:
+    """Tell whether it asks for the server, or runs on every deployment and this is that one."""
+    given = getattr(getattr(item, "callspec", None), "params", {})
+    fixtures = getattr(item, "fixturenames", ())
+    return "kafka_server" in fixtures or given.get("places") == "servers"
 
 
 @pytest.fixture(scope="session")

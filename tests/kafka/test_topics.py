@@ -123,7 +123,7 @@ def test_names_on_the_cluster_begin_with_the_namespace(
     assert f"+ {name}.asked  1 partition" in applied.stdout
     assert f"User:{name}  Read  group n{name}.{name}" in applied.stdout
     assert f"User:{name}  Read  topic n{name}.{name}.asked" in applied.stdout
-    assert f"= {name}.asked  1 partition" in choreo(folder, broker, "plan", "desk").stdout
+    assert f"~ {name}.asked  1 → 4 partitions" in choreo(folder, broker, "plan", "desk").stdout
     outside = choreo(folder, kafka_server.bootstrap, "plan", "desk")
     assert f"+ {name}.asked  4 partitions" in outside.stdout
 

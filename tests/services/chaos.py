@@ -18,6 +18,7 @@ from services.demo.generator import write
 from services.demo.orders import OrderPlaced, read
 from services.demo.processes import MODULES
 from tests.services.killing import Killed
+from tests.services.places import Files
 
 PATIENCE = {"PAYMENT_PATIENCE_S": "0.5", "PAYMENT_WITHIN_S": "6"}
 CALM_S = (0.2, 2.0)
@@ -46,7 +47,7 @@ class Chaos(Killed):
 
 def run(folder: Path, orders: Path, stock: Path, *, seed: int, kills: int) -> Chaos:
     """Let the orders run through the chaos to their ends; raise when anything is wrong."""
-    chaos = Chaos(folder, PATIENCE | {"SHOP_SEED": str(seed)})
+    chaos = Chaos(Files(folder), PATIENCE | {"SHOP_SEED": str(seed)})
     chaos.placed = [line for line in read(orders) if isinstance(line, OrderPlaced)]
     shop = chaos.shop
     try:

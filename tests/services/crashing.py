@@ -1,10 +1,12 @@
 """The shop's services in one process that dies at each step, once: before or after its commit.
 
-`python -m tests.services.crashing before|after`, on the file that CHOREO_BROKER names.
+`python -m tests.services.crashing before|after FOLDER`, on the deployment that the environment
+names. What dies is a child, and the next one is there at once: nothing is imported anew.
 """
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from choreo import App, Service
-from choreo.app import embedded, system_clock
+from choreo.app import deployed, system_clock
 from choreo.plan import Plan, Remember, Settle
 from choreo.ports import Applied, Store
 from choreo.worker import Limits
 from services.demo.processes import MODULES
 
 CRASHED = "crashed"
+"""The file that names each step that the process has died at."""
+DEATHS = "deaths"
+"""The file with a line for each process that has died."""
 KILLED = 9
 
 
@@ -67,15 +72,10 @@ def steps_of(plan: Plan) -> list[str]:
     return named
 
 
-async def main(when: str) -> None:
+async def run(services: Sequence[Service], folder: Path, when: str) -> None:
     """Run all services until told to end."""
     clock = system_clock()
-    broker, store = embedded(clock=clock)
-    folder = Path(os.environ["CHOREO_BROKER"].removeprefix("sqlite:///")).parent
-    services: list[Service] = [
-        next(one for one in vars(import_module(module)).values() if isinstance(one, Service))
-        for module in MODULES
-    ]
+    broker, store = deployed(clock=clock)
     crashing: Any = CrashingStore(store, folder, when)
     limits = Limits(crashes_max=10 * 1000)  # it is no delivery's fault
     app = App(*services, broker=broker, store=crashing, clock=clock, limits=limits)
@@ -83,5 +83,24 @@ async def main(when: str) -> None:
         await app.serve()
 
 
+def main(when: str, folder: Path) -> int:
+    """Begin again whenever a child has died at a step; give the last one's exit code."""
+    services: list[Service] = [
+        next(one for one in vars(import_module(module)).values() if isinstance(one, Service))
+        for module in MODULES
+    ]
+    while True:
+        child = os.fork()
+        if not child:
+            asyncio.run(run(services, folder, when))
+            return 0
+        signal.signal(signal.SIGTERM, lambda *_, pid=child: os.kill(pid, signal.SIGTERM))
+        _, status = os.waitpid(child, 0)
+        if (code := os.waitstatus_to_exitcode(status)) != KILLED:
+            return code
+        with (folder / DEATHS).open("a") as deaths:
+            deaths.write(f"{child}\n")
+
+
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,16 +1,17 @@
 """A shop in processes, with a hand on them: to be killed, counted and judged."""
 
 import asyncio
-import sqlite3
 import subprocess
-from contextlib import closing, suppress
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import suppress
 from random import Random
 
 from choreo import App
+from choreo.app import system_clock
 from services.demo.orders import OrderPlaced
 from services.demo.processes import ROOT, Shop
 from services.demo.report import status_of
+from tests.services.places import Place
 
 NORTHWIND = ROOT.parent / "shared" / "data" / "northwind"
 
@@ -18,14 +19,16 @@ NORTHWIND = ROOT.parent / "shared" / "data" / "northwind"
 class Killed:
     """One shop in processes, with a hand on its services."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.shop = Shop(folder, environment)
+    def __init__(self, place: Place, environment: Mapping[str, str]) -> None:
+        self.place = place
+        self.shop = Shop(place.folder, {**place.settings, **environment})
         self.placed: list[OrderPlaced] = []
         self.kills = 0
 
     async def feed(self) -> None:
         """Publish all orders, a few at a time."""
-        async with App(folder=self.shop.folder) as app:
+        broker, store = self.place.parts(system_clock())
+        async with App(broker=broker, store=store) as app:
             for start in range(0, len(self.placed), 16):
                 some = self.placed[start : start + 16]
                 await asyncio.gather(*(app.publish(one, id=one.order_id) for one in some))
@@ -38,7 +41,7 @@ class Killed:
 
     def position(self) -> int:
         """Give how far the log has come."""
-        return int(self._ask("SELECT coalesce(max(position), 0) FROM log"))
+        return self.place.position()
 
     def ended(self) -> int:
         """Count the orders with an end in the log."""
@@ -46,12 +49,7 @@ class Killed:
 
     def count(self, *kinds: str) -> int:
         """Count the orders with one of these events in the log."""
-        named = " OR ".join(f"headers LIKE '%.{kind}\"%'" for kind in kinds)
-        return int(self._ask(f"SELECT count(DISTINCT key) FROM log WHERE {named}"))
-
-    def _ask(self, sql: str) -> int:
-        with closing(sqlite3.connect(self.shop.folder / "choreo.db", timeout=10)) as db:
-            return int(db.execute(sql).fetchone()[0])
+        return self.place.count(*kinds)
 
     def strike(self, random: Random) -> None:
         """Wait until the services have begun to work, and a little; kill and start them."""

@@ -3,10 +3,9 @@
 The payments service talks to the bank through its real client; only the wire is missing.
 """
 
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import httpx
 
 from choreo import App, Service
-from choreo.codec import headers_from_text
 from choreo.events import Record
 from choreo.telemetry import Telemetry
 from choreo.testing import ManualClock
@@ -26,6 +24,7 @@ from services.orders import orders
 from services.orders.events import Line, OrderPlaced
 from services.payments import PaymentProvider, payments
 from services.shipping import Carrier, shipping
+from tests.services.places import Files, Place
 
 SERVICES: tuple[Service, ...] = (
     orders,
@@ -138,7 +137,10 @@ def placed(order_id: str = "1", *lines: tuple[str, int], **changed: object) -> O
 
 @dataclass
 class Shop:
-    """One shop in one folder: its outside, its clock, and ways to look at what it left."""
+    """One shop in one folder: its outside, its clock, and ways to look at what it left.
+
+    `at` is where log and store are: in the folder, in one file, unless a test says otherwise.
+    """
 
     folder: Path
     clock: ManualClock = field(default_factory=ManualClock)
@@ -146,13 +148,19 @@ class Shop:
     post: Post = field(default_factory=Post)
     van: Van = field(default_factory=Van)
     telemetry: Telemetry | None = None
+    at: InitVar[Place | None] = None
+    place: Place = field(init=False)
+
+    def __post_init__(self, at: Place | None) -> None:
+        self.place = at or Files(self.folder)
 
     @asynccontextmanager
     async def open(self, without: Sequence[Service] = ()) -> AsyncIterator[App]:
-        """Run the services on the folder."""
+        """Run the services."""
         outside = {PaymentProvider: self.bank.provider(), Mailer: self.post, Carrier: self.van}
         running = [service for service in SERVICES if service not in without]
-        app = App(*running, folder=self.folder, resources=outside, clock=self.clock)
+        broker, store = self.place.parts(self.clock)
+        app = App(*running, broker=broker, store=store, resources=outside, clock=self.clock)
         app.telemetry = self.telemetry
         async with app:
             yield app
@@ -165,13 +173,11 @@ class Shop:
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Read the store."""
-        with closing(sqlite3.connect(self.folder / "choreo.db")) as db:
-            return db.execute(sql, values).fetchall()
+        return self.place.rows(sql, *values)
 
     def write(self, sql: str) -> None:
         """Change the store behind everybody's back."""
-        with closing(sqlite3.connect(self.folder / "choreo.db")) as db, db:
-            db.execute(sql)
+        self.place.write(sql)
 
     def kinds(self, *, sort: bool = True) -> list[str]:
         """Give the class names of the shop's events, without void ones, from the log."""
@@ -184,14 +190,7 @@ class Shop:
 
     def history(self) -> list[Record]:
         """Give all records of the log."""
-        rows = self.rows(
-            "SELECT name, key, headers, value, partition, position "
-            "FROM log JOIN topic ON topic.id = log.topic ORDER BY position"
-        )
-        return [
-            Record(topic, key, headers_from_text(headers), *rest)
-            for topic, key, headers, *rest in rows
-        ]
+        return list(self.place.history())
 
     def told(self, reason: str) -> bool:
         """Tell whether a customer was written a letter with this reason."""
@@ -204,14 +203,13 @@ class Shop:
 
     def booked(self) -> list[tuple[str, int]]:
         """Give what the payments service booked, in order."""
-        return self.rows("SELECT kind, cents FROM payments_ledger ORDER BY rowid")
+        return self.rows(f"SELECT kind, cents FROM payments_ledger ORDER BY {self.place.order}")
 
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
         """Give all that the services keep, to compare."""
-        names = self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
         services = {service.name for service in SERVICES}
         return {
             name: sorted(self.rows(f"SELECT * FROM {name}"), key=repr)
-            for (name,) in names
+            for name in self.place.tables()
             if name.split("_")[0] in services
         }

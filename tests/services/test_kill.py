@@ -14,6 +14,7 @@ from services.demo.orders import OrderPlaced, read
 from services.demo.processes import MODULES
 from services.demo.report import status_of
 from tests.services.killing import NORTHWIND, Killed
+from tests.services.places import Files
 
 KILLS = 10
 PATIENT = {"PAYMENT_PATIENCE_S": "0.5"}
@@ -39,7 +40,7 @@ def run(killed: Killed, orders: Path, stock: Path, seed: int) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_killed_services_lose_nothing(tmp_path: Path, seed: int) -> None:
-    killed = Killed(tmp_path, HASTY | {"SHOP_SEED": str(seed)})
+    killed = Killed(Files(tmp_path), HASTY | {"SHOP_SEED": str(seed)})
     try:
         orders, stock = write(tmp_path, 400, seed)
         run(killed, orders, stock, seed)
@@ -54,7 +55,7 @@ def test_killed_services_lose_nothing(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.skipif(not NORTHWIND.exists(), reason="the Northwind orders are not beside the clone")
 def test_killed_services_lose_nothing_of_northwind(tmp_path: Path, seed: int) -> None:
-    killed = Killed(tmp_path, PATIENT | {"SHOP_SEED": str(seed)})
+    killed = Killed(Files(tmp_path), PATIENT | {"SHOP_SEED": str(seed)})
     try:
         run(killed, NORTHWIND / "orders.jsonl", NORTHWIND / "stock.csv", seed)
     finally:
@@ -64,7 +65,7 @@ def test_killed_services_lose_nothing_of_northwind(tmp_path: Path, seed: int) ->
 
 @pytest.mark.timeout(180)
 def test_each_service_runs_alone(tmp_path: Path) -> None:
-    killed = Killed(tmp_path, PATIENT)
+    killed = Killed(Files(tmp_path), PATIENT)
     shop = killed.shop
     orders, stock = write(tmp_path, 30, seed=1)
     killed.placed = [line for line in read(orders) if isinstance(line, OrderPlaced)]

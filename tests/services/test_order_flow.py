@@ -15,9 +15,11 @@ from services.orders.events import (
     OrderRejected,
 )
 from services.shipping.carrier import CarrierBusyError, CarrierRefusedError
+from tests.services.places import everywhere
 from tests.services.shop import Shop, placed
 
 HALF_AN_HOUR_S = 1800.0
+pytestmark = everywhere
 
 
 async def goes(shop: Shop, order: OrderPlaced, *, wait_s: float = 0.0) -> object:
