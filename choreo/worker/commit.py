@@ -6,7 +6,13 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from choreo.errors import ChoreoError, DecodeError, FencedError, StoreError
+from choreo.errors import (
+    ChoreoError,
+    DecodeError,
+    FencedError,
+    StoreConflictError,
+    StoreError,
+)
 from choreo.plan import Change, Owned, Plan, SetTimer, Settle
 from choreo.ports import UNWRITTEN, Applied, Seen, Want
 from choreo.step import NOT_RUN, Delivery, MoreGates, StepVoid, after_run, before_run, want
@@ -19,6 +25,8 @@ __all__ = ["Committer"]
 
 log = logging.getLogger("choreo.worker")
 REVOKED_WITHIN_S = 15.0
+CONFLICT_S = 0.02
+"""Until a step is run again that wanted the rows of another process."""
 
 USELESS = frozenset(("CH4003", "CH4009"))
 """What makes a store useless for good: its file is damaged, or gone."""
@@ -133,12 +141,15 @@ class Committer:
     async def _write_again(self, d: Delivery, plan: Plan, error: Exception) -> None:
         """What the store could not write is no failure of the handler: it costs no attempt."""
         pipeline = self._pipeline
-        if isinstance(error, ChoreoError) and error.transient:
+        delay_s = pipeline.limits.outage_s
+        if isinstance(error, StoreConflictError):
+            delay_s = CONFLICT_S  # the store answers, and has written nothing
+        elif isinstance(error, ChoreoError) and error.transient:
             pipeline.say_outage(error)
             d.doubted = True
         else:
             log.error("%s could not be recorded, it is tried again: %s", d.route.name, error)
-        await pipeline.put_off(pipeline.limits.outage_s)
+        await pipeline.put_off(delay_s)
         if plan.section is not None:
             pipeline.load(d)
         else:
