@@ -5,6 +5,8 @@ from dataclasses import dataclass
 __all__ = ["Mutant", "Patch"]
 
 UNSIMULATED = (
+    "choreo/adapters/faust/",
+    "choreo/adapters/kafka/",
     "choreo/adapters/postgres/",
     "choreo/adapters/sqlite/log.py",
     "choreo/adapters/sqlite/subscription.py",
@@ -13,6 +15,7 @@ UNSIMULATED = (
     "choreo/codec/avro.py",
     "choreo/codec/known.py",
     "choreo/codec/measuring.py",
+    "choreo/ports/merging.py",
     "choreo/schemas/",
     "choreo/tracker/shared.py",
 )

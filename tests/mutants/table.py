@@ -8,6 +8,7 @@ from tests.mutants.avro import AVRO
 from tests.mutants.mutant import Mutant, Patch
 from tests.mutants.postgres import POSTGRES
 from tests.mutants.relay import RELAYED
+from tests.mutants.tracker import TRACKED
 
 __all__ = ["ABSENT", "MUTANTS", "Mutant", "Patch"]
 
@@ -21,7 +22,6 @@ PUBLISH = "choreo/step/publish.py"
 CONTEXT = "choreo/context.py"
 LANE = "choreo/worker/lane.py"
 COMMIT = "choreo/worker/commit.py"
-SHARED = "choreo/tracker/shared.py"
 
 STORE = "tests/contracts/test_sqlite.py::TestSqliteFileStore::"
 BROKER = "tests/contracts/test_sqlite.py::TestSqliteFileBroker::"
@@ -31,7 +31,6 @@ COMPENSATION = "tests/semantics/test_compensation.py::"
 KEEPING = "tests/semantics/test_keeping.py::"
 LIFE = "tests/semantics/test_life.py::"
 ONCE = "tests/semantics/test_once.py::"
-TRACKERS = "tests/unit/test_tracker_shared.py::"
 POWER = "tests/services/test_power_loss.py::"
 UNKNOWN_COMMIT = "tests/semantics/test_unknown_commit.py::"
 VISITS = "tests/semantics/test_visits.py::"
@@ -406,40 +405,10 @@ MUTANTS = (
         (Patch(APPLY, '                connection.execute("ROLLBACK TO piece")\n', ""),),
         (f"{STORE}test_a_claim_that_was_made_before_keeps_no_other_out",),
     ),
-    # ── trackers that share a log ────────────────────────────────────────────────────────
-    Mutant(
-        "holes in the views left",
-        "views that were lost are filled again, whatever the group's offsets say",
-        (Patch(SHARED, "if new and not await self._fill(new):", "if False:"),),
-        (f"{TRACKERS}test_views_that_were_lost_are_filled_again",),
-    ),
-    Mutant(
-        "batch of an older catalog taken",
-        "rows are merged by what services declare now",
-        (
-            Patch(
-                SHARED,
-                "position = self._number + (ends is not None)",
-                "position = self._number",
-            ),
-        ),
-        (f"{TRACKERS}test_manifests_that_come_late_tell_old_flows_anew",),
-    ),
-    Mutant(
-        "facts counted twice",
-        "a record that is read twice is one fact",
-        (
-            Patch(
-                "choreo/adapters/sqlite/views.py",
-                'values, "ON CONFLICT DO NOTHING")',
-                'values, "")',
-            ),
-        ),
-        ("tests/unit/test_views.py::test_the_same_facts_again_change_nothing",),
-    ),
     *AVRO,
     *POSTGRES,
     *RELAYED,
+    *TRACKED,
 )
 
 ABSENT = {

@@ -18,13 +18,13 @@ __all__ = ["Alignment", "fetch_bytes"]
 BYTES_MAX = 32 << 20
 """Of all records that wait for those of slower partitions; a fetch may come on top."""
 FETCHED = 4  # fetches of a partition until its share is used up
-SHARE_MIN = 64 << 10
+SHARE_MIN, FETCH_MAX = 64 << 10, 1 << 20
 OVERHEAD = 1024  # what a record costs beside its bytes
 
 
 def fetch_bytes(partitions: int) -> int:
     """Tell how much to fetch of each of so many partitions at a time."""
-    return max(SHARE_MIN, BYTES_MAX // FETCHED // max(1, partitions))
+    return min(FETCH_MAX, max(SHARE_MIN, BYTES_MAX // FETCHED // max(1, partitions)))
 
 
 class Alignment:

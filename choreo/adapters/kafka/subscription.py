@@ -341,13 +341,12 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
     ) -> None:
         """Do not read what was committed before it was given: its reader has it from elsewhere."""
         assignment = self._assignment
-        for place, offset in offsets.items():
-            try:
-                at = await consumer.position(place)
-                if assignment == self._assignment and at < offset:
-                    consumer.seek(place, offset)
-            except kafka.IllegalStateError:  # it has just been taken from us
-                return
+        with suppress(TimeoutError, kafka.IllegalStateError):  # or it has just been taken from us
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                for place, offset in offsets.items():
+                    at = await consumer.position(place)
+                    if assignment == self._assignment and at < offset:
+                        consumer.seek(place, offset)
 
     async def close(self) -> None:
         if self._leaving is None:
