@@ -6,6 +6,7 @@ __all__ = ["TRACKED"]
 
 SHARED = "choreo/tracker/shared.py"
 TRACKERS = "tests/unit/test_tracker_shared.py::"
+VIEWS = "tests/contracts/test_views.py::TestSqliteViews::"
 
 TRACKED = (
     Mutant(
@@ -52,9 +53,7 @@ TRACKED = (
                 "if end is not None and (root, end) not in ends:",
             ),
         ),
-        (
-            "tests/contracts/test_views.py::TestSqliteViews::test_the_order_of_batches_does_not_matter",
-        ),
+        (f"{VIEWS}test_the_order_of_batches_does_not_matter",),
     ),
     Mutant(
         "partition put in the order of its clock",
