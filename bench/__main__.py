@@ -12,7 +12,11 @@ from bench.figure import Figure, kept
 from bench.growth import inbox_growth, rss_growth
 from bench.hop import hop, hop2
 from bench.hot import hot_keys
+from bench.kafka_growth import inbox_growth as kafka_inbox_growth
+from bench.kafka_growth import kafka_rss_growth
 from bench.kafka_handler import kafka_handler
+from bench.kafka_hop import kafka_hop
+from bench.kafka_recovery import kafka_recovery
 from bench.kafka_saga import kafka_saga5, kafka_saga5_tx
 from bench.kafka_views import kafka_tracker, kafka_tracker_faust
 from bench.saga import saga5, saga5_tx
@@ -33,6 +37,10 @@ MEASURES = {
     "kafka_saga5": kafka_saga5,
     "kafka_saga5_tx": kafka_saga5_tx,
     "kafka_handler": kafka_handler,
+    "kafka_hop": kafka_hop,
+    "kafka_rss_growth": kafka_rss_growth,
+    "inbox_growth": kafka_inbox_growth,
+    "kafka_recovery_s": kafka_recovery,
     "kafka_tracker": kafka_tracker,
     "kafka_tracker_faust": kafka_tracker_faust,
     "hot_keys": hot_keys,
@@ -50,6 +58,8 @@ WITH = {
     "kafka_tracker2": "kafka_tracker",
     "postgres_step_cpu_us": "postgres_steps",
     "kafka_handler_faststream": "kafka_handler",
+    "kafka_hop_ms_p50": "kafka_hop",
+    "kafka_hop_ms_p99": "kafka_hop",
 }
 """Figures that are measured together with others."""
 

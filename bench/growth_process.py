@@ -7,17 +7,25 @@ import json
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 from bench.saga import Count, services, through
+from bench.servers import Cluster
 from choreo import App
 
 __all__ = ["main"]
 
 
-async def main(folder: str) -> None:
-    """Take flows from the first to before the last, as often as a line names them."""
+async def main(*place: str) -> None:
+    """Take flows from the first to before the last, as often as a line names them.
+
+    `place` is a folder, or what a Cluster is made of.
+    """
     count = Count()
-    async with App(*services(count, business=False), folder=folder) as app:
+    parts: dict[str, Any] = {"folder": place[0]}
+    if len(place) > 1:
+        parts = Cluster(*place).parts()
+    async with App(*services(count, business=False), **parts) as app:
         while (line := (await asyncio.to_thread(sys.stdin.readline)).split()) and len(line) > 1:
             took = await through(app, count, range(int(line[0]), int(line[1])))
             said = {"rss_mb": _rss_mb(), "took_s": took}
@@ -36,4 +44,4 @@ def _rss_mb() -> float:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -13,7 +13,7 @@ from choreo import App
 from choreo.adapters.kafka import KafkaBroker
 from choreo.ports import Topic
 
-__all__ = ["kafka_saga5", "kafka_saga5_tx"]
+__all__ = ["flows_per_s", "kafka_saga5", "kafka_saga5_tx", "middle", "spread"]
 
 FLOWS = 3000
 ROUNDS = 3
@@ -36,7 +36,7 @@ def _measured(name: str, flows: int, rounds: int, *, business: bool) -> Figure:
         for turn in range(rounds):
             span = range(turn * flows, (turn + 1) * flows)
             bare.append(asyncio.run(bare_rate(where, span, business=business)))
-            rates.append(asyncio.run(_rate(where, span, business=business)))
+            rates.append(asyncio.run(flows_per_s(where, span, business=business)))
     rate, steps = middle(rates), middle(bare)
     return Figure(
         name, rate, "flows/s", steps / STEPS,
@@ -66,7 +66,8 @@ async def bare_rate(where: Cluster, span: range, *, business: bool = False) -> f
     return await steps_per_s(where, take, give, count=count, business=business)
 
 
-async def _rate(where: Cluster, span: range, *, business: bool) -> float:
+async def flows_per_s(where: Cluster, span: range, *, business: bool = False) -> float:
+    """Put flows through the five services, to their ends; give how many a second."""
     count = Count()
     app = App(*services(count, business=business), **where.parts())
     async with app:

@@ -32,6 +32,10 @@ class Child:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self._process.kill()
+
 
 @contextmanager
 def started(module: str, *arguments: object) -> Iterator[Child]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from choreo.adapters.kafka import KafkaBroker, KafkaSettings
@@ -14,7 +14,7 @@ from choreo.adapters.system import SystemClock
 from choreo.testing.servers import KafkaServer
 from choreo.testing.servers.postgres import PostgresServer
 
-__all__ = ["Cluster", "cluster"]
+__all__ = ["Cluster", "cluster", "clusters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,15 @@ class Cluster:
     database: str
     namespace: str
 
-    def settings(self, *, session_s: float = 10.0) -> KafkaSettings:
-        """Give the settings of a client that may create its topics."""
-        return KafkaSettings(
-            self.servers, namespace=self.namespace, create_topics=True, session_timeout_s=session_s
-        )
+    def settings(self, **environ: str) -> KafkaSettings:
+        """Give the settings of a client that may create its topics; `environ` by Kafka's names."""
+        settings = KafkaSettings.from_environment(environ, self.servers)
+        return replace(settings, namespace=self.namespace, create_topics=True)
 
-    def parts(self) -> dict[str, Any]:
+    def parts(self, **environ: str) -> dict[str, Any]:
         """Give what an App takes beside its services: a broker and a store of its own."""
         return {
-            "broker": KafkaBroker(self.settings()),
+            "broker": KafkaBroker(self.settings(**environ)),
             "store": PostgresStore(self.database, clock=SystemClock()),
         }
 
@@ -42,10 +41,21 @@ class Cluster:
 @contextmanager
 def cluster() -> Iterator[Cluster]:
     """Start both; PostgreSQL writes to the disk before it answers."""
+    with clusters(1) as (where,):
+        yield where
+
+
+@contextmanager
+def clusters(count: int) -> Iterator[list[Cluster]]:
+    """Start both, for several that share them, each with a database and topics of its own."""
     postgres = PostgresServer.found(fsync=True)
     with KafkaServer() as kafka, postgres:
-        url = postgres.database()
+        made = [
+            Cluster(kafka.bootstrap, postgres.database(), f"bench-{uuid.uuid4().hex[:8]}.")
+            for _ in range(count)
+        ]
         try:
-            yield Cluster(kafka.bootstrap, url, f"bench-{uuid.uuid4().hex[:8]}.")
+            yield made
         finally:
-            postgres.drop(url)
+            for one in made:
+                postgres.drop(one.database)

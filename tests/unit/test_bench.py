@@ -14,7 +14,11 @@ from bench.figure import Figure, kept
 from bench.growth import inbox_growth, rss_growth
 from bench.hop import hop, hop2
 from bench.hot import hot_keys
+from bench.kafka_growth import inbox_growth as kafka_inbox_growth
+from bench.kafka_growth import kafka_rss_growth
 from bench.kafka_handler import kafka_handler
+from bench.kafka_hop import kafka_hop
+from bench.kafka_recovery import kafka_recovery
 from bench.kafka_saga import kafka_saga5, kafka_saga5_tx
 from bench.kafka_views import kafka_tracker, kafka_tracker_faust
 from bench.pace import percentile
@@ -35,6 +39,10 @@ SMALL = {
     "kafka_saga5": partial(kafka_saga5, 30, 1),
     "kafka_saga5_tx": partial(kafka_saga5_tx, 30, 1),
     "kafka_handler": partial(kafka_handler, 30, 1),
+    "kafka_hop": partial(kafka_hop, 50, 1),
+    "kafka_rss_growth": partial(kafka_rss_growth, 20, 40),
+    "inbox_growth": partial(kafka_inbox_growth, 10, 100, 20, 1),
+    "kafka_recovery_s": partial(kafka_recovery, 2.0),
     "kafka_tracker": partial(kafka_tracker, 60),
     "kafka_tracker_faust": partial(kafka_tracker_faust, 60),
     "list_growth": partial(list_growth, 200, 600, 1),
@@ -43,7 +51,10 @@ SMALL = {
     "codec_avro": partial(codec_avro, 20, 1),
 }
 
-SHARING = {"kafka_saga5", "kafka_saga5_tx", "kafka_handler"}
+SHARING = {
+    "kafka_saga5", "kafka_saga5_tx", "kafka_handler", "kafka_hop", "kafka_rss_growth",
+    "inbox_growth", "kafka_recovery_s",
+}  # fmt: skip
 """Those that run on servers that others have used."""
 
 
