@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -39,6 +40,27 @@ async def test_who_closes_leaves_its_group_at_once(kafka_server: KafkaServer) ->
     await subscription.close()
     assert not await broker._cluster.occupied("desk")
     await broker.close()
+
+
+async def test_members_share_every_topic_not_only_all_partitions(
+    kafka_server: KafkaServer,
+) -> None:
+    """Each group reads choreo.control, too: who came second had that, and nothing to do."""
+    topics = [Topic("choreo.control", 4), Topic("shared", 4)]
+    settings = member(kafka_server.bootstrap)
+    one, two = KafkaBroker(settings), KafkaBroker(settings)
+    await one.ensure(topics)
+    members = [await broker.subscribe("sharing", [t.name for t in topics]) for broker in (one, two)]
+    async with asyncio.timeout(20):
+        while True:
+            has = [len(each.assigned()) for each in members]
+            if min(has) and sum(has) == sum(topic.partitions for topic in topics):
+                break
+            await asyncio.sleep(0.005)
+    counts = [Counter(place.topic for place in each.assigned()) for each in members]
+    assert counts == [Counter({topic.name: 2 for topic in topics})] * 2
+    for broker in (one, two):
+        await broker.close()
 
 
 async def test_a_named_member_that_comes_back_in_time_moves_no_partition(

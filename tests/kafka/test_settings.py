@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import pytest
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 
 from choreo.adapters.kafka import KafkaBroker, KafkaSecurity, KafkaSettings
 from choreo.errors import ConfigurationError
@@ -34,15 +33,6 @@ def test_members_are_static_where_they_are_named() -> None:
     assert SETTINGS.member("desk")["group_instance_id"] is None
     named = KafkaSettings("127.0.0.1:9092", instance_id="desk-1")
     assert named.member("desk")["group_instance_id"] == "desk-1"
-
-
-def test_what_a_member_had_is_told_by_no_other_member_of_the_process() -> None:
-    """The client keeps it in the class of its assignor: the one of another group told it too."""
-    one, other = (SETTINGS.member(group) for group in ("desk", "till"))
-    ((mine,), (theirs,)) = (each["partition_assignment_strategy"] for each in (one, other))
-    mine.on_assignment(ConsumerProtocolMemberAssignment(0, [("shop.orders", [0, 1])], b""))
-    assert mine.metadata(["shop.orders"]).user_data
-    assert not theirs.metadata(["shop.mail"]).user_data
 
 
 def test_the_environment_speaks_kafkas_own_names(tmp_path: Path) -> None:

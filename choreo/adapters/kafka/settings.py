@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
 from choreo.errors import ConfigurationError
 
@@ -189,7 +189,9 @@ class KafkaSettings:
             # A group answers who joins it when the slowest of its members has come to rest.
             "request_timeout_ms": _ms(max(self.request_timeout_s, self.rest_s + 2 * MARGIN_S)),
             "max_poll_interval_ms": _ms(self.poll_interval_max_s),
-            "partition_assignment_strategy": (_assignor(),),
+            # Every topic is shared out evenly. The sticky one counts partitions of all topics
+            # together: who came second had all of one topic, and nothing of the others.
+            "partition_assignment_strategy": (RoundRobinPartitionAssignor,),
         }
 
     # ── from the environment ─────────────────────────────────────────────────────────────
@@ -229,14 +231,6 @@ class KafkaSettings:
             heartbeat_s=min(HEARTBEAT_S, session_s / BEATS),
             request_timeout_s=_seconds(environ, "KAFKA_REQUEST_TIMEOUT_MS", REQUEST_S),
         )
-
-
-def _assignor() -> type[StickyPartitionAssignor]:
-    """Make one for a member alone: the client's own keeps what a member had in its class.
-
-    Members of other groups in this process would tell that as theirs.
-    """
-    return type("Sticky", (StickyPartitionAssignor,), {})
 
 
 def _secret(environ: Mapping[str, str], name: str) -> str | None:
