@@ -36,6 +36,10 @@ _prepared: WeakKeyDictionary[Connection, OrderedDict[tuple[object, ...], _Prepar
 )
 
 
+def _forget(connection: Any) -> None:
+    _prepared.pop(connection, None)
+
+
 class Statements:
     """Runs a user's statements on a connection; one that fails takes no other with it.
 
@@ -45,7 +49,11 @@ class Statements:
     def __init__(self, connection: Connection, *, saved: str = "") -> None:
         """Run inside the transaction that is open there."""
         self._connection = connection
-        self._known = _prepared.setdefault(connection, OrderedDict())
+        known = _prepared.get(connection)
+        if known is None:  # a statement knows its connection: neither would go by itself
+            known = _prepared[connection] = OrderedDict()
+            connection.add_termination_listener(_forget)
+        self._known = known
         self._saved = saved
         self._own = False
 
