@@ -11,8 +11,15 @@ TX = "choreo/adapters/postgres/tx.py"
 APPLY = "choreo/adapters/postgres/apply.py"
 OWNING = "choreo/adapters/postgres/owning.py"
 
+BOARD = "choreo/adapters/postgres/board.py"
+ENLISTING = "choreo/adapters/postgres/enlisting.py"
+TIMING = "choreo/adapters/postgres/timing.py"
+
 STORE = "tests/postgres/test_contract.py::TestPostgresStore::"
 BOLDNESS = "tests/postgres/test_boldness.py::"
+ENLISTED = "tests/postgres/test_enlisting.py::"
+GENERATION = "tests/postgres/test_generation.py::"
+CLOCK = "tests/postgres/test_clock.py::"
 INTERLEAVINGS = "tests/postgres/test_interleavings.py::"
 
 POSTGRES = (
@@ -139,5 +146,47 @@ POSTGRES = (
             ),
         ),
         (f"{INTERLEAVINGS}test_a_section_that_can_not_be_serialized_says_so",),
+    ),
+    Mutant(
+        "PostgreSQL: a plan that lost takes a timer with it",
+        "each plan is written as a whole or not at all",
+        (
+            Patch(
+                BOARD,
+                "                    del table[key]  #",
+                "                    table[key] = None  #",
+            ),
+        ),
+        (f"{STORE}test_a_plan_that_lost_leaves_a_timer_as_it_was",),
+    ),
+    Mutant(
+        "PostgreSQL: an older generation takes over",
+        "where the broker counts generations, a lower one takes nothing from who lives",
+        (Patch(OWNING, "row[3] > generation and", "row[3] > generation and not"),),
+        (f"{GENERATION}test_an_older_generation_takes_nothing_over_from_who_lives",),
+    ),
+    Mutant(
+        "PostgreSQL: callers do not stand in line",
+        "what callers publish under one key is in the order of their commits",
+        (Patch(ENLISTING, "pg_advisory_xact_lock({SPACE}, $1::int4)", "hashint4($1::int4)"),),
+        (f"{ENLISTED}test_under_one_key_the_order_is_that_of_commits",),
+    ),
+    Mutant(
+        "PostgreSQL: every group publishes what is nobody's",
+        "one group at a time publishes what came of no delivery",
+        (Patch(OWNING, "if first in (None, kept(group)) else []", "if group else []"),),
+        (f"{STORE}test_one_group_at_a_time_publishes_what_is_enlisted",),
+    ),
+    Mutant(
+        "PostgreSQL: nobody is told of a caller's records",
+        "what a caller has committed is published at once",
+        (Patch(ENLISTING, "pg_notify('{CHANNEL}', '')", "pg_notify('nobody', '')"),),
+        (f"{ENLISTED}test_who_waits_is_told_at_once",),
+    ),
+    Mutant(
+        "PostgreSQL: the machine's clock counts",
+        "timers go by the store's clock",
+        (Patch(TIMING, "        self._follow(now)\n", "        pass\n"),),
+        (f"{CLOCK}test_what_one_host_sets_another_fires_in_time",),
     ),
 )
