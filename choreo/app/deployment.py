@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
@@ -36,7 +36,7 @@ class Deployment:
     log: str | None = None
     own: str | None = None
     servers: str | None = None
-    database: str | None = None
+    database: str | None = field(default=None, repr=False)
     namespace: str = ""
 
     @classmethod

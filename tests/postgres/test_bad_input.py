@@ -69,6 +69,14 @@ def test_what_is_no_url(wrong: str) -> None:
     assert told.value.code == "CH1014"
 
 
+@pytest.mark.parametrize("secret", ["hunt/er", "1234/er", "hunt#er", "12#er", "hunt?er", "12?er"])
+def test_a_password_that_is_not_written_as_a_url_has_it_is_not_shown(secret: str) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        PostgresStore(f"postgresql://shop:{secret}@db/shop", clock=ManualClock())
+    assert told.value.code == "CH1014"
+    assert not any(piece in str(told.value) for piece in ("hunt", "12", "er@"))
+
+
 async def test_tables_of_a_newer_version(url: str) -> None:
     """Refused, and left as they are."""
     run = partial(asyncio.to_thread, partial(server().run, url=url))

@@ -72,7 +72,7 @@ def test_settings_say_where_log_and_store_are(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert Deployment.of() == wanted
-    assert "secret" not in str(Deployment.of())
+    assert "secret" not in f"{Deployment.of()} {Deployment.of()!r}"
     assert Deployment.of("x") == Deployment(log="x/choreo.db", own="x/choreo.db")
 
 

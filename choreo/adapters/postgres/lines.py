@@ -50,12 +50,13 @@ class Server:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as exc:
-            raise ConfigurationError(
-                f"the database's URL can not be read: {exc}",
-                code="CH1014",
-                fix="use postgresql://user:password@host:port/name",
-            ) from None
+        except ValueError:
+            raise _unreadable() from None  # what it says may be a piece of the password
+        beyond = (
+            f"{parts.path}#{parts.fragment}" if parts.path else f"{parts.query}#{parts.fragment}"
+        )
+        if "@" in beyond and "@" not in parts.netloc:  # of the password, all before is no host
+            raise _unreadable()
         self.name = f"{parts.hostname or 'localhost'}:{port or 5432}{parts.path}"
         """Host, port and database: what may be shown of it."""
 
@@ -68,6 +69,15 @@ class Server:
                 command_timeout=COMMAND_S,
                 server_settings=SETTINGS,
             )
+
+
+def _unreadable() -> ConfigurationError:
+    return ConfigurationError(
+        "the database's URL can not be read",
+        code="CH1014",
+        fix="use postgresql://user:password@host:port/name; what is special in a password is"
+        " written as %40 for @, %2F for /, %3F for ?, %23 for #, %3A for :",
+    )
 
 
 class Lines:
