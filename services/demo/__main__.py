@@ -143,13 +143,20 @@ class Run:
         made = report(self.flows, violations, self.duration_s, deployment=self.deployment)
         made.write(self.shop.folder / "demo.json")
         show(self.console, made, self.flows)
-        if self.deployment == "embedded" and (chosen := example(self.flows)):
-            here = self.shop.folder == FOLDER.absolute()
-            where = "" if here else f" --folder {self.shop.folder}"
-            self._say(f"look at one flow: {_command()} flow {chosen}{where}")
+        if chosen := example(self.flows):
+            self._show_one(chosen)
         if self.bad:
             self._say("1 bad line" if self.bad == 1 else f"{self.bad} bad lines")
         return made.good and not self.bad
+
+    def _show_one(self, flow: str) -> None:
+        """Say how to look at a flow; where it ends with the servers, show it."""
+        if self.deployment == "embedded":
+            here = self.shop.folder == FOLDER.absolute()
+            where = "" if here else f" --folder {self.shop.folder}"
+            self._say(f"look at one flow: {_command()} flow {flow}{where}")
+        else:
+            self._say(f"one of the flows, by choreo flow:\n{self.shop.show(flow)}")
 
     def _say(self, text: str) -> None:
         if text:
@@ -201,6 +208,7 @@ def main(
             orders, stock = orders or made_orders, stock or made_stock
         run = Run(shop, console, deployment)
         if deployment is Deployment.KAFKA:
+            console.print("starting Kafka and PostgreSQL; for the first time it takes a minute")
             shop.start_servers()
             os.environ.update(shop.environment)  # for what is published from here
         run.read(orders)

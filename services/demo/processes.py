@@ -1,6 +1,7 @@
-"""The parts of the shop as processes: provider, services, tracker.
+"""The parts of the shop as processes: provider, services, tracker, servers if there are any.
 
-Each is this interpreter with a module; each ends by its own process id and no other.
+Each is this interpreter with a module; each ends by its own process id and no other. Should we
+be killed, one of them ends all others.
 """
 
 import json
@@ -39,6 +40,7 @@ class Shop:
     environment: Mapping[str, str] = field(default_factory=dict)
     running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
     _said: dict[str, int] = field(default_factory=dict)
+    _reaper: subprocess.Popen[str] | None = None
 
     def start_servers(self) -> None:
         """Find or start a Kafka and a PostgreSQL, and let all others know where."""
@@ -50,6 +52,13 @@ class Shop:
             raise PartError(f"there are no servers: {self.log('servers')}")
         self.environment = {**self.environment, **said}
         self.call("topics", "apply", *MODULES)
+
+    def show(self, flow: str) -> str:
+        """Give what `choreo flow` shows to people."""
+        done = self._run("choreo", "flow", flow)
+        if done.returncode:
+            raise _failed(("flow", flow), done)
+        return done.stdout.rstrip()
 
     def start_provider(self, *, seed: int, plan: str = "") -> None:
         """Start the payment provider on any free port, and let all others know where."""
@@ -99,11 +108,12 @@ class Shop:
         part = self.running.pop(name)
         part.kill()
         part.wait()
+        self._reap(f"-{part.pid}")
 
     def stop(self, name: str) -> None:
         """End a part in order; raise PartError if it would not."""
         part = self.running.pop(name, None)
-        if part is None or part.poll() is not None:
+        if part is None:
             return
         part.send_signal(signal.SIGTERM)
         try:
@@ -114,6 +124,8 @@ class Shop:
             raise PartError(
                 f"{name} did not stop within {STOP_WITHIN_S:g} s: {self.log(name)}"
             ) from None
+        finally:
+            self._reap(f"-{part.pid}")
 
     def close(self, *, but: str = "") -> None:
         """End all parts `but` one, what others need at last. May be called twice."""
@@ -126,6 +138,11 @@ class Shop:
             for pipe in (part.stdin, part.stdout):
                 if pipe is not None:
                     pipe.close()
+        if self._reaper is not None and not self.running:
+            assert self._reaper.stdin is not None
+            self._reaper.stdin.close()
+            self._reaper.wait()
+            self._reaper = None
 
     def ask(self, *arguments: str) -> Any:
         """Run a verb of the command line with --json, and give what it says."""
@@ -181,7 +198,21 @@ class Shop:
                 text=True,
             )
         self.running[name] = part
+        self._reap(f"+{part.pid}")
         return part
+
+    def _reap(self, word: str) -> None:
+        """Tell the reaper, which is there from the first part on."""
+        if self._reaper is None:
+            self._reaper = subprocess.Popen(
+                self._command("services.demo.reaper"),
+                **self._settings(),
+                stdin=subprocess.PIPE,
+                text=True,
+            )
+        assert self._reaper.stdin is not None
+        self._reaper.stdin.write(f"{word}\n")
+        self._reaper.stdin.flush()
 
     @staticmethod
     def _command(module: str, *arguments: str) -> list[str]:
@@ -189,9 +220,11 @@ class Shop:
 
     def _settings(self) -> dict[str, Any]:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        file = f"sqlite:///{self.folder.resolve() / 'choreo.db'}"
         environment = {
             **os.environ,
-            "CHOREO_BROKER": f"sqlite:///{self.folder.resolve() / 'choreo.db'}",
+            "CHOREO_BROKER": file,
+            "CHOREO_STORE": file,
             "PYTHONPATH": path,
             "PYTHONUNBUFFERED": "1",
             **self.environment,

@@ -96,6 +96,7 @@ def test_on_servers_it_is_the_same(tmp_path: Path) -> None:
     assert told["by_status"]["open"] == 0
     assert (told["violations"], told["ledger_equal"], told["dead_letters"]) == ([], True, 0)
     assert not (folder / "choreo.db").exists()
+    assert "OrderPlaced  app" in done.stdout
     again = demo("--folder", str(folder), "--count", "1")
     assert again.returncode == 0, "what it has left is known to be ours"
     assert json.loads((folder / "demo.json").read_text())["deployment"] == "embedded"

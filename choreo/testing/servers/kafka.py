@@ -97,6 +97,11 @@ class KafkaServer:
         return ",".join(f"{HOST}:{one.sasl}" for one in self._ports)
 
     @property
+    def ours(self) -> bool:
+        """Tell whether it is started here, and may be killed."""
+        return not self._named
+
+    @property
     def nodes(self) -> Sequence[Program]:
         """Give the nodes' processes; node ids count from 1."""
         self._ours()
@@ -174,7 +179,7 @@ class KafkaServer:
     # ── how ──────────────────────────────────────────────────────────────────────────────
 
     def _ours(self) -> None:
-        if self._named:
+        if not self.ours:
             raise absent("a Kafka broker of our own", f"{NAMED} names one that is not ours to end")
 
     def _write(self, number: int) -> Path:

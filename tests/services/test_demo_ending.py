@@ -1,0 +1,91 @@
+"""However the demo on servers ends, nothing of what it has started goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from choreo.testing.servers import KafkaServer
+from services.demo.processes import ROOT
+from tests.postgres.database import server as postgres
+
+COUNT = 12
+LOOKS = 400
+NAMES = ("CHOREO_", "KAFKA_", "DATABASE_")
+
+
+def started(folder: Path, kafka: str) -> subprocess.Popen[str]:
+    """Start the demo beside servers that are there."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(NAMES)}
+    named = {"CHOREO_TEST_KAFKA": kafka, "CHOREO_TEST_POSTGRES": postgres().url}
+    words = ["--deployment", "kafka", "--count", str(COUNT), "--folder", str(folder)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.demo", *words],
+        cwd=ROOT,
+        env={**kept, **named},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def parts_of(pid: int) -> list[int]:
+    """List the processes that a process has started."""
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def there(pid: int) -> bool:
+    """Tell whether a process works still: one that has ended may wait to be asked how."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    with subprocess.Popen(["sleep", "60"]) as patience:
+        for _ in range(LOOKS):
+            if not any(map(there, pids)):
+                patience.kill()
+                return
+            try:
+                patience.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+        patience.kill()
+    raise AssertionError(f"still there: {[pid for pid in pids if there(pid)]}")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_goes_on_when_the_demo_is_ended(
+    tmp_path: Path, kafka_server: KafkaServer, number: signal.Signals
+) -> None:
+    demo = started(tmp_path / "run", kafka_server.bootstrap)
+    try:
+        tracker = tmp_path / "run" / "tracker.log"
+        while demo.poll() is None and not (tracker.exists() and tracker.stat().st_size):
+            try:
+                demo.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+        parts = parts_of(demo.pid)
+        assert len(parts) >= 5, demo.communicate()[
+            1
+        ]  # servers, provider, services, tracker, reaper
+        if number is signal.SIGINT:  # as a terminal does: all of the group hear it
+            os.killpg(demo.pid, number)
+        else:
+            demo.send_signal(number)
+        _, told = demo.communicate()
+        wait_until_gone(parts)
+    finally:
+        demo.kill()
+    assert demo.returncode != 0
+    assert "did not stop" not in told
+    assert "Traceback" not in told
