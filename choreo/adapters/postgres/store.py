@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from choreo.adapters.postgres.apply import Results, Writer, in_order
 from choreo.adapters.postgres.contents import contents_of
 from choreo.adapters.postgres.edge import translated
 from choreo.adapters.postgres.enlisting import Database, Ear, enlist, identity, runner
+from choreo.adapters.postgres.gathering import Gathering
 from choreo.adapters.postgres.lines import Connection, Lines, Server
 from choreo.adapters.postgres.migrate import migrate
 from choreo.adapters.postgres.names import Names, Place, adopt, places_of, unknown_in
@@ -43,7 +45,7 @@ __all__ = ["PostgresStore"]
 
 T = TypeVar("T")
 READERS_MAX = 3
-ASIDE_MAX = 3
+ASIDE_MAX = 1  # more make smaller groups: half as many outside calls a second
 USERS_MAX = 4
 TX_HOLD_S = 5.0
 ORPHANS_S = 5.0
@@ -68,6 +70,7 @@ class PostgresStore:
         self._writing.on_new = self._hold
         self._reading = Lines(self._server, READERS_MAX)
         self._aside = Lines(self._server, ASIDE_MAX)
+        self._gathering = Gathering(partial(self._written, self._aside), ASIDE_MAX)
         self._users = Lines(self._server, USERS_MAX)
         self._ear = Ear()
         self._listening = Lines(self._server, 1)
@@ -212,7 +215,7 @@ class PostgresStore:
         if any(map(in_order, plans)):
             async with self._turn:  # whoever comes first writes first
                 return await self._written(self._writing, plans)
-        return await self._written(self._aside, plans) if plans else []
+        return await self._gathering.write(plans) if plans else []
 
     async def _written(self, lines: Lines, plans: list[Plan]) -> Results:
         await self._prepare(plans)
