@@ -90,7 +90,7 @@ def place(tmp_path: Path, kafka_server: KafkaServer, url: str) -> Place:
     (tmp_path / "desk.py").write_text(DESK.replace("{name}", name))
     (tmp_path / "work.py").write_text(WORK)
     environment = {
-        "CHOREO_BROKER": f"kafka://{kafka_server.bootstrap}",
+        "CHOREO_BROKER": f"kafka://{kafka_server.bootstrap}/{name}",  # topics of its own
         "CHOREO_STORE": url,
         "CHOREO_MODULES": "desk",
         "PYTHONPATH": f"{tmp_path}:{ROOT}",
