@@ -10,6 +10,7 @@ SECTIONS = "choreo/adapters/postgres/sections.py"
 TX = "choreo/adapters/postgres/tx.py"
 APPLY = "choreo/adapters/postgres/apply.py"
 OWNING = "choreo/adapters/postgres/owning.py"
+SEEN = "choreo/adapters/postgres/seen.py"
 
 BOARD = "choreo/adapters/postgres/board.py"
 ENLISTING = "choreo/adapters/postgres/enlisting.py"
@@ -100,6 +101,22 @@ POSTGRES = (
             ),
         ),
         (f"{INTERLEAVINGS}test_a_zombie_that_comes_during_the_takeover_is_stale",),
+    ),
+    Mutant(
+        "PostgreSQL: SKIP LOCKED relay",
+        "a row is published by the owner of its partition, in the order of commits",
+        (
+            Patch(
+                SEEN,
+                '" WHERE seq > $1 AND owner = ANY($2::int[]) ORDER BY seq LIMIT $3"',
+                '" WHERE seq > $1 AND $2::int[] IS NOT NULL ORDER BY seq LIMIT $3"\n'
+                '    " FOR UPDATE SKIP LOCKED"',
+            ),
+        ),
+        (
+            f"{STORE}test_what_came_of_no_delivery_is_with_the_orphans",
+            f"{STORE}test_a_group_sees_its_own_rows",
+        ),
     ),
     Mutant(
         "PostgreSQL: who is parked behind another is not counted",
