@@ -57,8 +57,8 @@ lint: $(STAMP)  ## ruff, every rule
 types: $(STAMP)  ## mypy, strict
 	@$(PY) -m mypy
 
-chaos: $(STAMP)  ## six processes on one file, one being killed; MINUTES=30 SEED=n
-	@$(PY) -m tests.services.chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) \
+chaos: $(STAMP)  ## processes, and servers, that are killed; MINUTES=30 SEED=n DEPLOYMENT=kafka
+	@$(PY) -m tests.services.$(if $(filter kafka,$(DEPLOYMENT)),kafka_)chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(ORDERS),--orders "$(ORDERS)") $(if $(STOCK),--stock "$(STOCK)")
 
 simulate: $(STAMP)  ## the shop on virtual time, with faults; SEEDS=n WORKERS=n

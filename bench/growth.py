@@ -15,7 +15,7 @@ from bench.figure import Figure
 from bench.process import started
 from bench.saga import STEPS, Count, services, through
 from choreo import App
-from choreo.app.opening import FILE
+from choreo.app import FILE
 
 __all__ = ["inbox_growth", "rss_growth"]
 
