@@ -151,7 +151,8 @@ class Case:
     def _manifest(self, record: Record, index: int) -> None:
         document = _document(record.value)
         if isinstance(document, dict):
-            self._learn(document, index, time_of(record))
+            with suppress(KeyError, TypeError, AttributeError, ValueError):  # it says nothing
+                self._learn(document, index, time_of(record))
 
     def _learn(self, document: Mapping[str, Any], index: int, at: float) -> None:
         about = document.get("x-choreo")

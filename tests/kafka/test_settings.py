@@ -95,11 +95,23 @@ def test_a_certificate_that_can_not_be_read_is_told() -> None:
         security.client()
 
 
+def test_a_file_that_holds_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff\xfe")
+    environ = {
+        "KAFKA_BOOTSTRAP_SERVERS": "one:9092",
+        "KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "secret"),
+    }
+    with pytest.raises(ConfigurationError, match="CH1022.*KAFKA_SASL_PASSWORD_FILE.*no UTF-8"):
+        KafkaSettings.from_environment(environ)
+
+
 @pytest.mark.parametrize(
     ("servers", "protocol", "loud"),
     [
         ("127.0.0.1:9092,localhost:9093,[::1]:9094", "PLAINTEXT", False),
+        ("localhost", "PLAINTEXT", False),
         ("kafka.example.org:9092", "SSL", False),
+        ("kafka.example.org", "PLAINTEXT", True),
         ("127.0.0.1:9092,10.0.0.7:9092", "PLAINTEXT", True),
     ],
 )

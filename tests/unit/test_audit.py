@@ -462,7 +462,11 @@ def test_a_copy_of_an_event_may_stand_anywhere(world: World) -> None:
 
 
 def test_broken_manifests_say_nothing(world: World) -> None:
-    for value in (b"\xff", b"[]", b"{}", b'{"x-choreo": 7}', b'{"x-choreo": {"service": 7}}'):
+    for value in (
+        b"\xff", b"[]", b"{}", b'{"x-choreo": 7}', b'{"x-choreo": {"service": 7}}',
+        b'{"x-choreo": {"service": "x", "handlers": [{"kind": "on"}]}}',
+        b'{"x-choreo": {"service": "x", "handlers": 7, "flows": [{}]}}',
+    ):  # fmt: skip
         world.append(Record("choreo.manifests", b"x", {}, value))
     world.completed()
     assert world.audit() == []

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
@@ -135,7 +136,7 @@ class KafkaSettings:
         if self.security.encrypted:
             return
         servers = self.bootstrap_servers.split(",")
-        hosts = [one.strip().rpartition(":")[0].strip("[]") for one in servers]
+        hosts = [urlsplit(f"//{one.strip()}").hostname or one for one in servers]
         off = [host for host in hosts if not _loopback(host)]
         if off:
             log.warning(
@@ -238,14 +239,15 @@ def _secret(environ: Mapping[str, str], name: str) -> str | None:
     if file is None:
         return environ.get(name)
     try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except OSError as exc:
+        return Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8"
         raise ConfigurationError(
-            f"the file that {name}_FILE names can not be read: {exc.strerror}",
+            f"the file that {name}_FILE names can not be read: {why}",
             code="CH1022",
-            fix="name a file that this user may read",
+            fix="name a file with nothing but the secret, that this user may read",
             file=file,
-        ) from exc
+        ) from None
 
 
 def _seconds(environ: Mapping[str, str], variable: str, default: float) -> float:

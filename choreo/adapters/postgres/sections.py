@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
+import asyncpg
+
 from choreo.adapters.postgres.apply import (
     CONFLICTS_MAX,
     EVERYBODYS,
@@ -23,7 +25,7 @@ from choreo.adapters.postgres.apply import (
     unwritten,
 )
 from choreo.adapters.postgres.board import Board, InboxRow, inbox_row, output_place
-from choreo.adapters.postgres.edge import translated
+from choreo.adapters.postgres.edge import translate, translated
 from choreo.adapters.postgres.lines import Connection, Lines
 from choreo.adapters.postgres.names import Names
 from choreo.adapters.postgres.plain import is_plain
@@ -180,6 +182,10 @@ class Sections:
             await self._unclaim(connection, run, run.waiting)
             await publish(connection, run.published)
             await connection.execute("COMMIT")
+        except asyncpg.IntegrityConstraintViolationError as exc:
+            if len(plans) > 1 or connection.is_in_transaction():
+                raise
+            return [translate(exc, self._where)]  # a deferred constraint of the service's own
         except BaseException:
             if connection.is_in_transaction():
                 await connection.execute("ROLLBACK")
