@@ -101,7 +101,7 @@ def test_a_file_that_holds_no_text_is_named(tmp_path: Path) -> None:
         "KAFKA_BOOTSTRAP_SERVERS": "one:9092",
         "KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "secret"),
     }
-    with pytest.raises(ConfigurationError, match="CH1022.*KAFKA_SASL_PASSWORD_FILE.*no UTF-8"):
+    with pytest.raises(ConfigurationError, match=r"CH1022.*KAFKA_SASL_PASSWORD_FILE.*no UTF-8"):
         KafkaSettings.from_environment(environ)
 
 
