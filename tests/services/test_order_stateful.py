@@ -43,6 +43,7 @@ from services.orders.events import OrderPlaced
 from services.payments import PaymentProvider
 from services.shipping import Carrier
 from services.shipping.carrier import CarrierBusyError, CarrierRefusedError
+from tests.services.places import Files
 from tests.services.power import shown_by
 from tests.services.shop import SERVICES, Shop, placed
 
@@ -189,6 +190,7 @@ class OrderMachine(RuleBasedStateMachine):
         await self.app.stop()
         assert self.store.left is not None
         self.shop.folder = self.store.left
+        self.shop.place = Files(self.store.left)
         await self.start()
         await self.shop.clock.settle()
 
