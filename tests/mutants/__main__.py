@@ -27,7 +27,7 @@ CAUGHT = Path(__file__).with_name("caught.json")
 SIMULATED_MAX = 100
 SIMULATE = ("-m", "choreo", "simulate", "--first", "--json", "--seeds", str(SIMULATED_MAX))
 SIMULATED_S = 600
-HOUR_S = 3600
+TESTS_S = 120  # each, with what comes before and after it
 SEED = re.compile(r"seed (?:= )?(\d+)")
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
@@ -111,7 +111,11 @@ def tested(
     mutant: Mutant, copies: "SimpleQueue[Path]", *tests: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run tests in a copy with the mutant applied. Raises ValueError where it does not apply."""
-    return _run(mutant, copies, PYTEST + tests)
+    try:
+        return _run(mutant, copies, PYTEST + tests, within_s=TESTS_S * len(tests))
+    except subprocess.TimeoutExpired as exc:  # what it broke may hold up the end of the process
+        said = exc.stdout.decode() if isinstance(exc.stdout, bytes) else exc.stdout or ""
+        return subprocess.CompletedProcess(exc.cmd, 1, said, "it did not end")
 
 
 def first_seed(mutant: Mutant, copies: "SimpleQueue[Path]") -> int | None:
@@ -134,7 +138,7 @@ def first_seed(mutant: Mutant, copies: "SimpleQueue[Path]") -> int | None:
 
 
 def _run(
-    mutant: Mutant, copies: "SimpleQueue[Path]", call: tuple[str, ...], within_s: float = HOUR_S
+    mutant: Mutant, copies: "SimpleQueue[Path]", call: tuple[str, ...], within_s: float
 ) -> "subprocess.CompletedProcess[str]":
     copy = copies.get()
     ours = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
