@@ -133,14 +133,14 @@ def outlasts(deployed: Deployed, part: str, go: Callable[[], object], come: Call
 
 
 def test_a_broker_that_goes_and_comes(deployed: Deployed) -> None:
-    if not deployed.kafka.nodes:
+    if not deployed.kafka.nodes:  # one that CHOREO_TEST_KAFKA names: others may use it
         pytest.skip("the broker is not ours to be killed")
     (node,) = deployed.kafka.nodes
     outlasts(deployed, "log", node.kill, deployed.kafka.begin, {"CH3001", "CH9004"})
 
 
 def test_a_database_that_goes_and_comes(deployed: Deployed) -> None:
-    if not server().ours:
+    if not server().ours:  # one that CHOREO_TEST_POSTGRES names: others may use it
         pytest.skip("the server is not ours to be killed")
     outlasts(deployed, "store", server().kill, server().start, {"CH4001"})
 

@@ -386,6 +386,7 @@ MUTANTS = (
                 DATABASE,
                 '                retried(lambda: connection.execute("COMMIT"))\n        except',
                 "                self._hand_over(lambda g=group, o=outcomes: self._finish(g, o))\n"
+                # So long that whoever is told can look before the COMMIT.
                 "                time.sleep(0.002)\n"
                 "                group, outcomes = [], []\n"
                 '                retried(lambda: connection.execute("COMMIT"))\n        except',

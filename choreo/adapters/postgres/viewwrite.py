@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from choreo.adapters.postgres.lines import Connection
+from choreo.adapters.postgres.rows import columns
 from choreo.adapters.postgres.viewshape import Shapes
 from choreo.errors import StoreConflictError
 from choreo.ports import Fact, FlowMerge, FlowSummary, ViewBatch
@@ -229,11 +230,6 @@ def _fresh(merge: FlowMerge, words: frozenset[str]) -> FlowRow:
         merge.started, merge.ended, merge.deadline, PLAIN if merge.plain else NOT_PLAIN,
         merge.updated, None, words,
     )  # fmt: skip
-
-
-def columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Turn rows into a list a column, as `unnest` takes them."""
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 async def facts_of(c: Connection, flows: Collection[str]) -> dict[str, list[Fact]]:
