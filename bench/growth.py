@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.figure import Figure
-from bench.process import started
+from bench.process import Child, started
 from bench.saga import STEPS, Count, services, through
 from choreo import App
 from choreo.app import FILE
@@ -38,16 +38,21 @@ def rss_growth(few: int = FLOWS_FEW, many: int = FLOWS_MANY) -> list[Figure]:
     resident set (RSS) when all flows have ended. The baseline is the RSS after 20,000.
     """
     with tempfile.TemporaryDirectory() as made, started("bench.growth_process", made) as process:
-        sizes = []
-        for first, last in ((0, few), (few, many)):
-            process.told(f"{first} {last}")
-            sizes.append(process.heard()["rss_mb"])
-        process.told()
+        return [grown("rss_growth", process, few, many)]
+
+
+def grown(name: str, process: Child, few: int, many: int) -> Figure:
+    """Have a growth process run so many flows, then more; say how much more it holds."""
+    sizes = []
+    for first, last in ((0, few), (few, many)):
+        process.told(f"{first} {last}")
+        sizes.append(process.heard()["rss_mb"])
+    process.told()
     before, after = sizes
-    return [
-        Figure("rss_growth", after / before, "times", 1.0,
-               f"{before:.0f} MB after {few:,} flows, {after:.0f} MB after {many:,}"),
-    ]  # fmt: skip
+    return Figure(
+        name, after / before, "times", 1.0,
+        f"{before:.0f} MB after {few:,} flows, {after:.0f} MB after {many:,}",
+    )  # fmt: skip
 
 
 # ── inbox ────────────────────────────────────────────────────────────────────────────────

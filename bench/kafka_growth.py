@@ -7,7 +7,7 @@ import asyncio
 import asyncpg
 
 from bench.figure import Figure
-from bench.growth import DAYS, FLOWS_FEW, FLOWS_MANY, ROWS_FEW, ROWS_MANY
+from bench.growth import DAYS, FLOWS_FEW, FLOWS_MANY, ROWS_FEW, ROWS_MANY, grown
 from bench.kafka_saga import flows_per_s, middle
 from bench.process import started
 from bench.saga import STEPS
@@ -34,20 +34,11 @@ def kafka_rss_growth(few: int = FLOWS_FEW, many: int = FLOWS_MANY) -> list[Figur
     The five services of saga5 in one process of its own; its resident set (RSS) when all flows
     have ended. The baseline is the RSS after 20,000.
     """
-    sizes = []
     with (
         cluster() as where,
         started("bench.growth_process", where.servers, where.database, where.namespace) as process,
     ):
-        for first, last in ((0, few), (few, many)):
-            process.told(f"{first} {last}")
-            sizes.append(process.heard()["rss_mb"])
-        process.told()
-    before, after = sizes
-    return [
-        Figure("kafka_rss_growth", after / before, "times", 1.0,
-               f"{before:.0f} MB after {few:,} flows, {after:.0f} MB after {many:,}"),
-    ]  # fmt: skip
+        return [grown("kafka_rss_growth", process, few, many)]
 
 
 def inbox_growth(
