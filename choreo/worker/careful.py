@@ -99,13 +99,16 @@ class Careful:
 
     async def _begin_all(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._suspects:
+        while self._suspects and not self._pipeline.stopping:
             d = self._suspects.popleft()
             last = loop.time() + WAIT_S
             begun = await self._begin(d)
             while begun and d.batch.left and loop.time() < last:  # noqa: ASYNC110 - seldom
                 await asyncio.sleep(LOOK_S)
         self._beginning = False
+        if self._suspects:  # they wait for the next start, not the drain for them
+            self._pipeline.behind += len(self._suspects)
+            self._suspects.clear()
 
     async def _begin(self, d: Delivery) -> bool:
         """Count a crash, as if there were one, and let the delivery go on; or give it up.

@@ -12,6 +12,8 @@ from tests.semantics.events import Paid, Placed, Reserved
 SETTLED = 150
 WITHIN_S = 15.0
 """Far less than `SETTLED` deliveries take that are waited for, each 0.2 s."""
+SLOW_S = 0.1
+SLOW = 50
 
 
 def crash(folder: Path) -> None:
@@ -48,6 +50,39 @@ async def test_what_was_settled_before_is_passed_over_at_once(tmp_path: Path) ->
         async with asyncio.timeout(WITHIN_S):
             await until(SETTLED)
     assert len(taken) == SETTLED + 1
+
+
+async def test_who_is_told_to_end_begins_no_more_of_them(tmp_path: Path) -> None:
+    service = Service("desk")
+    begun: list[int] = []
+
+    @service.on(Placed)
+    async def reserve(placed: Placed) -> Reserved:
+        begun.append(placed.n)
+        await asyncio.sleep(SLOW_S)
+        return Reserved(k=placed.k)
+
+    limits = Limits(drain_s=2)
+    async with App(service, folder=tmp_path) as app:
+        await app.stop()
+    for _ in range(3):
+        crash(tmp_path)
+        async with App(service, folder=tmp_path):
+            pass
+    async with App(folder=tmp_path) as app:
+        for n in range(SLOW):  # one by one they take several times the drain
+            await app.publish(Placed(k=f"{n}", n=n))
+    crash(tmp_path)
+    async with App(service, folder=tmp_path, limits=limits) as app, asyncio.timeout(WITHIN_S):
+        while not begun:
+            await asyncio.sleep(0.01)
+    assert not app.gave_up
+    some = len(begun)
+    assert some < SLOW
+    async with App(service, folder=tmp_path), asyncio.timeout(2 * WITHIN_S):
+        while len(begun) < SLOW:
+            await asyncio.sleep(0.01)
+    assert sorted(begun) == list(range(SLOW))
 
 
 async def test_what_has_called_outside_is_never_given_up_as_killed(tmp_path: Path) -> None:
