@@ -33,6 +33,7 @@ PROCESSES = 3
 PARTITIONS = 4
 LOOK_S = 0.05
 SUPERVISE_S = 0.2
+VISIT_S = 1.0
 WITHIN_S = 150.0
 """A machine that does much else is slow."""
 MOVING = frozenset(("PreparingRebalance", "CompletingRebalance"))
@@ -170,13 +171,18 @@ class Storm:
     # ── faults ───────────────────────────────────────────────────────────────────────────
 
     async def befall(self, faults: Sequence[Fault]) -> None:
-        """Let all of it happen; returns when everything that was stopped is there again."""
+        """Let all of it happen; returns when everything that was stopped is there again.
+
+        A last member comes and goes when all is calm: what the schedule has moved may have
+        moved while a server was gone and nobody was at work.
+        """
         watching = asyncio.create_task(self._look_at_moves())
         try:
             async with asyncio.TaskGroup() as tasks:
                 for fault in faults:
                     await asyncio.sleep(fault.after_s)
                     tasks.create_task(self._happen(fault))
+            await self._visit([COUNTING], VISIT_S)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
