@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar, cast
 
 from choreo.adapters.system import SystemClock
 from choreo.app.opening import deployed, open_codec
-from choreo.app.preparing import migrate, refuse_orphans, warn_of_short_inboxes
+from choreo.app.preparing import migrate, refuse_orphans, warn_of_database, warn_of_topics
 from choreo.codec import JSON_TYPE
 from choreo.context import State
 from choreo.errors import ChoreoError, ConfigurationError
@@ -141,8 +141,10 @@ class App:
             resources = await self._resources(service)
             self._compiled.append(compiled(service, resources, self.codec))
         await self._ensure(self._topics_of())
-        taken = [(one.service, one.topics) for one in self._compiled]
-        await warn_of_short_inboxes(self.broker, taken)
+        if self.services:
+            taken = [(one.service, one.topics) for one in self._compiled]
+            await warn_of_topics(self.broker, self._topics, taken)
+            await warn_of_database(self.store)
         for service in self.services:
             await migrate(self.store, service)
         await refuse_orphans(self.store, {c.service.name: c.names for c in self._compiled})

@@ -12,13 +12,25 @@ from typing import cast
 
 from choreo.adapters.system import SystemClock
 from choreo.app.opening import deployed
-from choreo.errors import BrokerError, ConfigurationError
-from choreo.ports import Broker, Forgetting, Prepared, Store, Tx
+from choreo.errors import BrokerError, ChoreoError, ConfigurationError
+from choreo.ports import (
+    IN_SYNC,
+    REPLICAS,
+    Broker,
+    OutsideBroker,
+    OutsideStore,
+    Prepared,
+    Store,
+    TopicLook,
+    Tx,
+)
 from choreo.service import Service
 
-__all__ = ["migrate", "refuse_orphans", "transaction", "warn_of_short_inboxes"]
+__all__ = ["migrate", "refuse_orphans", "transaction", "warn_of_database", "warn_of_topics"]
 
 log = logging.getLogger("choreo.app")
+
+WEAK = "CH6014"
 
 
 @asynccontextmanager
@@ -55,18 +67,63 @@ def _migrations(service: Service) -> list[tuple[str, str]]:
     return [(path.name, path.read_text()) for path in sorted(folder.glob("*.sql"))]
 
 
-async def warn_of_short_inboxes(
-    broker: Broker, services: Sequence[tuple[Service, Collection[str]]]
+async def warn_of_topics(
+    broker: Broker, topics: Collection[str], services: Sequence[tuple[Service, Collection[str]]]
 ) -> None:
-    """Name services that forget what they have settled before its topic forgets the record.
+    """Name what of the topics' settings weakens a promise, where others may have set them up.
 
-    `services` come with the topics that each takes from. A broker that forgets nothing by
-    itself is not asked.
+    `services` come with the topics that each takes from. What may not be seen is passed over.
     """
-    if not hasattr(broker, "retention"):
+    if not hasattr(broker, "look"):
         return
-    topics = {topic for _, taken in services for topic in taken}
-    kept = await cast("Forgetting", broker).retention(topics)
+    try:
+        seen = await cast("OutsideBroker", broker).look(topics)
+    except ChoreoError as exc:
+        log.warning("it could not be looked at how topics are set up: %s", exc)
+        return
+    _warn_of_weak_topics(seen)
+    _warn_of_short_inboxes(seen, services)
+
+
+async def warn_of_database(store: Store) -> None:
+    """Name what of a database's settings weakens a promise, where others may have set it up."""
+    if not hasattr(store, "weaker"):
+        return
+    try:
+        weaker = await cast("OutsideStore", store).weaker()
+    except ChoreoError as exc:
+        log.warning("it could not be looked at how the database is set up: %s", exc)
+        return
+    if weaker:
+        error = ChoreoError(
+            "a step may be undone by a loss of power after it was told",
+            code=WEAK,
+            fix="set them on, in postgresql.conf or for this database",
+            settings=", ".join(weaker),
+        )
+        log.warning("%s", error)
+
+
+def _warn_of_weak_topics(seen: Mapping[str, TopicLook]) -> None:
+    weak = {name: seen[name].weaker for name in sorted(seen) if seen[name].weaker}
+    if weak:
+        name, settings = next(iter(weak.items()))
+        error = ChoreoError(
+            "topics may lose what was acknowledged when a broker loses its disk",
+            code=WEAK,
+            fix=f"give them {REPLICAS} replicas, min.insync.replicas={IN_SYNC}, and no unclean"
+            " election; `choreo doctor` looks at them again",
+            topics=f"{len(weak)} of {len(seen)}",
+            such_as=f"{name}: {', '.join(settings)}",
+        )
+        log.warning("%s", error)
+
+
+def _warn_of_short_inboxes(
+    seen: Mapping[str, TopicLook], services: Sequence[tuple[Service, Collection[str]]]
+) -> None:
+    """Name services that forget what they have settled before its topic forgets the record."""
+    kept = {name: one.retention_s or 0.0 for name, one in seen.items()}
     for service, taken in services:
         inbox_s = service.keep.inbox_s
         longer = {topic: kept[topic] for topic in sorted(taken) if kept.get(topic, 0) > inbox_s}

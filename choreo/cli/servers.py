@@ -13,19 +13,13 @@ from choreo.cli.look import FAIL, OK, WARN, Look
 from choreo.cli.output import counted, duration
 from choreo.cli.settings import Settings
 from choreo.errors import ChoreoError
-from choreo.ports import ClusterLook, DatabaseLook
+from choreo.ports import IN_SYNC, REPLICAS, ClusterLook, DatabaseLook
 from choreo.service import Service
 from choreo.topology import manifest, topics_of
 
 __all__ = ["judged_cluster", "judged_database", "judged_inboxes", "looked_at"]
 
 T = TypeVar("T")
-REPLICAS, IN_SYNC = 3, 2
-DURABLE = {
-    "fsync": ("on",),
-    "full_page_writes": ("on",),
-    "synchronous_commit": ("on", "remote_write", "remote_apply"),
-}
 UNSENT_MAX = 10_000
 OFF_S = 5.0
 WEAK = "CH6014"
@@ -72,19 +66,13 @@ def judged_cluster(seen: ClusterLook, wanted: list[str]) -> Iterator[Look]:
             FAIL, f"topics are missing: {', '.join(missing)}", "CH3004",
             "choreo topics apply makes them",
         )  # fmt: skip
-    weak = {
-        name: one
-        for name, one in seen.topics.items()
-        if one.replicas < REPLICAS or one.in_sync_min < IN_SYNC
-    }
-    if weak:
-        name, one = next(iter(weak.items()))
+    if weak := {name: one.weaker for name, one in seen.topics.items() if one.weaker}:
+        name, settings = next(iter(weak.items()))
         yield Look(
             WARN,
             f"{counted(len(weak), 'topic')} may lose what was acknowledged when a broker loses its"
-            f" disk, such as {name}: {counted(one.replicas, 'replica')},"
-            f" min.insync.replicas={one.in_sync_min}",
-            WEAK, f"{REPLICAS} replicas, and min.insync.replicas={IN_SYNC}",
+            f" disk, such as {name}: {', '.join(settings)}",
+            WEAK, f"{REPLICAS} replicas, min.insync.replicas={IN_SYNC}, and no unclean election",
         )  # fmt: skip
     elif seen.topics:
         yield Look(OK, f"{counted(len(seen.topics), 'topic')}, each on {REPLICAS} brokers or more")
@@ -124,14 +112,10 @@ def judged_database(seen: DatabaseLook) -> Iterator[Look]:
             FAIL, "it is a standby, which takes nothing", "CH4001",
             "let CHOREO_STORE name the primary",
         )  # fmt: skip
-    weak = [
-        f"{name}={seen.settings.get(name, '?')}"
-        for name, good in DURABLE.items()
-        if seen.settings.get(name) not in good
-    ]
-    if weak:
+    if seen.weaker:
+        weak = ", ".join(seen.weaker)
         yield Look(
-            WARN, f"a step may be undone by a loss of power after it was told: {', '.join(weak)}",
+            WARN, f"a step may be undone by a loss of power after it was told: {weak}",
             WEAK, "set them on, in postgresql.conf or for this database",
         )  # fmt: skip
     if seen.tables > seen.newest:

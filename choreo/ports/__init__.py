@@ -5,6 +5,8 @@ An adapter implements them; a contract in `choreo.testing.contracts` holds each 
 
 from choreo.ports.clock import Clock
 from choreo.ports.contents import (
+    IN_SYNC,
+    REPLICAS,
     AuditedBroker,
     AuditedStore,
     ClusterLook,
@@ -12,15 +14,17 @@ from choreo.ports.contents import (
     DatabaseLook,
     InboxRow,
     MemoRow,
+    OutsideBroker,
+    OutsideStore,
     OwnerRow,
     TimerRow,
     TopicLook,
+    weaker_settings,
 )
 from choreo.ports.log import (
     Assignee,
     Broker,
     BrokerTraits,
-    Forgetting,
     Since,
     Subscription,
     Topic,
@@ -57,7 +61,9 @@ from choreo.ports.views import (
 from choreo.schemas import SchemaRegistry
 
 __all__ = [
+    "IN_SYNC",
     "ORPHANS",
+    "REPLICAS",
     "UNWRITTEN",
     "Applied",
     "Assignee",
@@ -76,11 +82,12 @@ __all__ = [
     "FlowFilter",
     "FlowMerge",
     "FlowSummary",
-    "Forgetting",
     "GateSeen",
     "InboxRow",
     "MemoRow",
     "Outbox",
+    "OutsideBroker",
+    "OutsideStore",
     "OwnerRow",
     "Prepared",
     "Row",
@@ -101,4 +108,5 @@ __all__ = [
     "ViewStore",
     "Waiting",
     "Want",
+    "weaker_settings",
 ]

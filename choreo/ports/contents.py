@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -18,10 +18,20 @@ __all__ = [
     "DatabaseLook",
     "InboxRow",
     "MemoRow",
+    "OutsideBroker",
+    "OutsideStore",
     "OwnerRow",
     "TimerRow",
     "TopicLook",
+    "weaker_settings",
 ]
+
+REPLICAS, IN_SYNC = 3, 2
+DURABLE = {
+    "fsync": ("on",),
+    "full_page_writes": ("on",),
+    "synchronous_commit": ("on", "remote_write", "remote_apply"),
+}
 
 
 class InboxRow(NamedTuple):
@@ -95,12 +105,29 @@ class AuditedBroker(Protocol):
 
 
 class TopicLook(NamedTuple):
-    """One topic: on how many brokers its least replicated partition lies, how many must agree."""
+    """One topic: on how many brokers its least replicated partition lies, how many must agree.
+
+    None is what may not be seen; of `retention_s` also that the last record of a key is kept.
+    """
 
     partitions: int
     replicas: int
-    in_sync_min: int
+    in_sync_min: int | None
     retention_s: float | None
+    unclean: bool = False
+    """Whether a broker that lacks records may lead."""
+
+    @property
+    def weaker(self) -> Sequence[str]:
+        """Name what lets records be lost that were acknowledged."""
+        found = []
+        if self.replicas < REPLICAS:
+            found.append(f"replicas={self.replicas}")
+        if self.in_sync_min is not None and self.in_sync_min < IN_SYNC:
+            found.append(f"min.insync.replicas={self.in_sync_min}")
+        if self.unclean:
+            found.append("unclean.leader.election.enable=true")
+        return found
 
 
 class ClusterLook(NamedTuple):
@@ -124,3 +151,33 @@ class DatabaseLook(NamedTuple):
     newest: int
     unsent: int
     off_s: float
+
+    @property
+    def weaker(self) -> Sequence[str]:
+        """Name the settings by which a loss of power may undo what was told."""
+        return weaker_settings(self.settings)
+
+
+def weaker_settings(settings: Mapping[str, str]) -> Sequence[str]:
+    """Name those of a database's settings by which a loss of power may undo what was told."""
+    return [
+        f"{name}={settings.get(name, '?')}"
+        for name, good in DURABLE.items()
+        if settings.get(name) not in good
+    ]
+
+
+class OutsideBroker(Protocol):
+    """What is asked of a broker whose topics others may set up, and which forgets by itself."""
+
+    async def look(self, topics: Collection[str]) -> Mapping[str, TopicLook]:
+        """Look at those of these topics that are there."""
+        ...
+
+
+class OutsideStore(Protocol):
+    """What is asked of a store in a database that others set up."""
+
+    async def weaker(self) -> Sequence[str]:
+        """Name the settings by which a loss of power may undo what was told."""
+        ...

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from choreo.events import Partition, Record
 
-__all__ = ["Assignee", "Broker", "BrokerTraits", "Forgetting", "Since", "Subscription", "Topic"]
+__all__ = ["Assignee", "Broker", "BrokerTraits", "Since", "Subscription", "Topic"]
 
 
 Since = int | Mapping[Partition, int]
@@ -94,17 +94,6 @@ class Assignee(Protocol):
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
         """Come to rest in them: no record of them comes, and another member waits for them."""
-        ...
-
-
-class Forgetting(Protocol):
-    """What is asked of a broker that forgets records by itself."""
-
-    async def retention(self, topics: Collection[str]) -> Mapping[str, float]:
-        """Give for how many seconds each topic keeps a record, inf for ever.
-
-        Left out are topics that keep the last record of each key, and those that may not be seen.
-        """
         ...
 
 

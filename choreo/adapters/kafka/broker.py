@@ -12,7 +12,7 @@ from choreo.adapters.kafka.settings import KafkaSettings
 from choreo.adapters.kafka.subscription import KafkaSubscription
 from choreo.errors import BrokerClosedError
 from choreo.events import Partition, Record
-from choreo.ports import Assignee, BrokerTraits, Since, Topic
+from choreo.ports import Assignee, BrokerTraits, Since, Topic, TopicLook
 
 __all__ = ["KafkaBroker"]
 
@@ -64,9 +64,9 @@ class KafkaBroker:
         self._check()
         return await self._cluster.unbroken(self._cluster.positions())
 
-    async def retention(self, topics: Collection[str]) -> Mapping[str, float]:
+    async def look(self, topics: Collection[str]) -> Mapping[str, TopicLook]:
         self._check()
-        return await self._cluster.unbroken(self._cluster.retention(topics))
+        return await self._cluster.unbroken(self._cluster.look(topics))
 
     async def ensure(self, topics: Sequence[Topic]) -> None:
         """Create what is missing where the settings allow it; else say what is missing."""

@@ -20,7 +20,7 @@ from choreo.adapters.kafka.settings import KafkaSettings
 from choreo.adapters.kafka.translating import missing, translated, translating
 from choreo.errors import BrokerError, BrokerUnavailableError
 from choreo.events import Partition
-from choreo.ports import Topic
+from choreo.ports import Topic, TopicLook
 
 __all__ = ["Cluster", "ended", "started", "stopped"]
 
@@ -157,22 +157,20 @@ class Cluster:
 
     async def retention(self, topics: Collection[str]) -> dict[str, float]:
         """Give for how many seconds each topic keeps a record; not those that keep the last."""
-        found = {}
-        for name, configs in (await self.configs(topics)).items():
-            if "delete" in configs.get("cleanup.policy", ""):
-                kept = int(configs["retention.ms"])
-                found[name] = math.inf if kept < 0 else kept / 1000
-        return found
+        found = {name: _kept_s(configs) for name, configs in (await self.configs(topics)).items()}
+        return {name: kept for name, kept in found.items() if kept is not None}
 
-    async def replicas(self) -> dict[str, int]:
-        """Give, by topic, on how many brokers the partition lies that lies on the fewest."""
+    async def look(self, topics: Collection[str]) -> dict[str, TopicLook]:
+        """Look at those of these topics that are there."""
         desk = await self._desk()
         found = await self._asked("list the topics", desk.describe_topics)
-        return {
-            here: min((len(part["replicas"]) for part in one["partitions"]), default=0)
+        there = {
+            here: one["partitions"]
             for one in found
-            if (here := self.names.here(one["topic"])) is not None
+            if (here := self.names.here(one["topic"])) in topics and here is not None
         }
+        configs = await self.configs(there)
+        return {name: _looked(parts, configs.get(name, {})) for name, parts in there.items()}
 
     async def brokers(self) -> int:
         """Tell how many brokers there are."""
@@ -313,6 +311,25 @@ class Cluster:
             await stopped(admin.close())
         if reader is not None:
             await ended(reader)
+
+
+def _looked(partitions: Sequence[Mapping[str, Any]], configs: Mapping[str, str]) -> TopicLook:
+    """Say what a topic is like; without `configs` it may not be seen how it is set."""
+    in_sync = configs.get("min.insync.replicas")
+    return TopicLook(
+        partitions=len(partitions),
+        replicas=min((len(part["replicas"]) for part in partitions), default=0),
+        in_sync_min=None if in_sync is None else int(in_sync),
+        retention_s=_kept_s(configs),
+        unclean=configs.get("unclean.leader.election.enable") == "true",
+    )
+
+
+def _kept_s(configs: Mapping[str, str]) -> float | None:
+    if "delete" not in configs.get("cleanup.policy", ""):
+        return None
+    kept_ms = int(configs["retention.ms"])
+    return math.inf if kept_ms < 0 else kept_ms / 1000
 
 
 async def started(client: Any, settings: KafkaSettings) -> None:

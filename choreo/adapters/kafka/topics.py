@@ -9,7 +9,7 @@ from typing import Self
 
 from choreo.adapters.kafka.cluster import Cluster
 from choreo.adapters.kafka.settings import KafkaSettings
-from choreo.ports import ClusterLook, Topic, TopicLook
+from choreo.ports import ClusterLook, Topic
 
 __all__ = ["KafkaTopics"]
 
@@ -47,23 +47,7 @@ class KafkaTopics:
 
     async def look(self, topics: Collection[str]) -> ClusterLook:
         """Look at the cluster, and at those of these topics that are there."""
-        counts = await self._cluster.partitions()
-        there = [name for name in topics if name in counts]
-        configs = await self._cluster.configs(there)
-        replicas = await self._cluster.replicas()
-        kept = await self._cluster.retention(there)
-        return ClusterLook(
-            await self._cluster.brokers(),
-            {
-                name: TopicLook(
-                    counts[name],
-                    replicas[name],
-                    int(configs.get(name, {}).get("min.insync.replicas", 1)),
-                    kept.get(name),
-                )
-                for name in there
-            },
-        )
+        return ClusterLook(await self._cluster.brokers(), await self._cluster.look(topics))
 
     async def create(self, topics: Sequence[Topic]) -> None:
         """Create those that are not there."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from choreo.adapters.postgres.edge import translated
-from choreo.adapters.postgres.lines import Server
+from choreo.adapters.postgres.lines import Connection, Server
 from choreo.adapters.postgres.migrate import migrations
 from choreo.adapters.postgres.timing import NOW
 from choreo.ports import DatabaseLook
 
-__all__ = ["look_at"]
+__all__ = ["look_at", "settings_of"]
 
 SETTINGS = ("fsync", "full_page_writes", "synchronous_commit", "server_version", "autovacuum")
 
@@ -21,12 +21,7 @@ async def look_at(url: str, now: Callable[[], float]) -> DatabaseLook:
     connection = await server.connect()
     try:
         with translated(server.name):
-            settings = {
-                row[0]: row[1]
-                for row in await connection.fetch(
-                    "SELECT name, setting FROM pg_settings WHERE name = ANY($1)", SETTINGS
-                )
-            }
+            settings = await settings_of(connection)
             standby = await connection.fetchval("SELECT pg_is_in_recovery()")
             off_s = now() - float(await connection.fetchval(NOW))
             there = await connection.fetchval("SELECT to_regclass('choreo.version') IS NOT NULL")
@@ -37,3 +32,11 @@ async def look_at(url: str, now: Callable[[], float]) -> DatabaseLook:
     finally:
         await connection.close()
     return DatabaseLook(server.name, settings, standby, tables, migrations()[-1][0], unsent, off_s)
+
+
+async def settings_of(connection: Connection) -> dict[str, str]:
+    """Give the settings that tell how durable this user's transactions are, and the version."""
+    rows = await connection.fetch(
+        "SELECT name, setting FROM pg_settings WHERE name = ANY($1)", SETTINGS
+    )
+    return {row["name"]: row["setting"] for row in rows}

@@ -14,6 +14,7 @@ from choreo.adapters.postgres.edge import translated
 from choreo.adapters.postgres.enlisting import Database, Ear, enlist, identity, runner
 from choreo.adapters.postgres.gathering import Gathering
 from choreo.adapters.postgres.lines import Connection, Lines, Server
+from choreo.adapters.postgres.looking import settings_of
 from choreo.adapters.postgres.migrate import migrate
 from choreo.adapters.postgres.names import Names, Place, adopt, places_of, unknown_in
 from choreo.adapters.postgres.owning import Claim, hold, holder_number, let_go, orphans, take_over
@@ -39,6 +40,7 @@ from choreo.ports import (
     Unsent,
     Waiting,
     Want,
+    weaker_settings,
 )
 
 __all__ = ["PostgresStore"]
@@ -262,6 +264,13 @@ class PostgresStore:
         async with self._reading.one() as connection:
             with translated(self._server.name):
                 return await waiting_for(connection, group)
+
+    async def weaker(self) -> Sequence[str]:
+        """Name settings by which a loss of power undoes what was told (the port `OutsideStore`)."""
+        await self._ready()
+        async with self._reading.one() as connection:
+            with translated(self._server.name):
+                return weaker_settings(await settings_of(connection))
 
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         await self._ready()
