@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 from choreo.errors import ChoreoError, HandlerError
 from choreo.ports import Broker, Clock, Store, Want
@@ -147,18 +147,26 @@ class Worker:
         self._spiller.stop()
         await pipeline.cancel_all()
         lanes, self._lanes = self._lanes, []
-        for lane in lanes:
-            with suppress(TimeoutError):  # what was left behind may hold the store
-                async with asyncio.timeout(LEAVE_S if self.gave_up else None):
-                    await self._leave(lane)
+        async with AsyncExitStack() as last:  # each is left, whatever the others raise
+            last.callback(self._end)
+            for lane in reversed(lanes):
+                last.push_async_callback(self._leave_in_time, lane)
+
+    def _end(self) -> None:
+        failure = self._pipeline.failure
         self._caller.close()
-        if pipeline.failure is not None and not pipeline.failure.done():
-            pipeline.failure.cancel()
+        if failure is not None and not failure.done():
+            failure.cancel()
 
     def _clock_was_set(self) -> None:
         """Look again what is due: who sleeps until then has reckoned with another clock."""
         for lane in self._lanes:
             lane.due_added.set()
+
+    async def _leave_in_time(self, lane: Lane) -> None:
+        with suppress(TimeoutError):  # what was left behind may hold the store
+            async with asyncio.timeout(LEAVE_S if self.gave_up else None):
+                await self._leave(lane)
 
     async def _leave(self, lane: Lane) -> None:
         if not self._pipeline.failed():

@@ -165,6 +165,36 @@ async def test_start_drain_and_stop_may_be_called_twice_in_any_order(tmp_path: P
         await app.drain()
 
 
+async def test_a_service_that_can_not_be_left_keeps_no_other_one_from_being_left(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, store = lab.parts()
+    others = [Service("first"), Service("second")]
+    for service in others:
+
+        @service.on(Placed)
+        async def see(placed: Placed) -> None: ...
+
+    app = App(*others, broker=broker, store=store, clock=lab.clock)
+    await app.start()
+    worker = app.worker
+    assert worker is not None
+    first, second = (lane.subscription for lane in worker.lanes)
+
+    async def fails() -> None:
+        raise OSError("the line is dead")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(first, "close", fails)
+        with pytest.raises(OSError, match="the line is dead"):
+            await worker.stop()
+    async with asyncio.timeout(5):
+        assert await second.poll(1) == []  # as only a closed one answers
+    assert worker.failure.cancelled()
+    await first.close()
+    await app.stop()
+
+
 async def test_a_stop_right_after_a_start_leaves_nothing_behind() -> None:
     gc.collect()  # what others left behind is not told here
     with warnings.catch_warnings(record=True) as told:
