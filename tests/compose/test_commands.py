@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from choreo.environment import PREFIX, VARIABLES
+from choreo.testing.servers import free_ports
 from tests.compose.files import OURS, filled, image_of, services
 from tests.house.source import ROOT
 
@@ -46,7 +46,7 @@ class Container:
         kept.pop("CHOREO_STORE", None)
         kept["CHOREO_BROKER"] = f"sqlite:///{folder / 'choreo.db'}"
         if "CHOREO_HEALTH" in kept:
-            kept["CHOREO_HEALTH"] = f"127.0.0.1:{free_port()}"
+            kept["CHOREO_HEALTH"] = f"127.0.0.1:{free_ports(1)[0]}"
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         return {**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
@@ -74,11 +74,6 @@ class Container:
         self.process.kill()
         self.process.wait()
         self.reader.join(WITHIN_S)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture

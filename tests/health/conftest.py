@@ -3,19 +3,18 @@
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from choreo.testing.servers import free_ports
 from tests.house.source import ROOT
 
 WITHIN_S = 30.0
@@ -49,8 +48,8 @@ async def tool() -> AsyncIterator[Tool]:
 @desk.on(Asked)
 async def answer(asked: Asked, tool: Tool) -> Answered:
     Path("begun").touch()
-    if asked.what == "block":
-        time.sleep(3)
+    while asked.what == "block" and not Path("go").exists():
+        time.sleep(0.01)
     while asked.what == "wait" and not Path("go").exists():
         await asyncio.sleep(0.01)
     return Answered(k=asked.k)
@@ -60,19 +59,12 @@ if __name__ == "__main__":
 """
 
 
-def free_port() -> int:
-    """Find a port; nobody else takes it before we do, as a rule."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        port: int = listening.getsockname()[1]
-        return port
-
-
 @dataclass
 class Process:
     """One process of a desk, and the port that its health is on."""
 
     folder: Path
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lambda: free_ports(1)[0])
     process: subprocess.Popen[str] | None = None
 
     def start(self, *arguments: str, **environment: str) -> "Process":

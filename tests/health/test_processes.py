@@ -63,7 +63,9 @@ def test_a_blocked_loop_does_not_live(desk: Process) -> None:
     desk.start(*RUN)
     desk.wait(desk.ready)
     desk.publish("block")
-    desk.wait(lambda: desk.ask("/livez", timeout_s=0.3)[0] == 0)
+    desk.wait((desk.folder / "begun").exists)
+    assert desk.ask("/livez", timeout_s=0.3)[0] == 0
+    (desk.folder / "go").touch()
     desk.wait(lambda: desk.ask("/livez", timeout_s=0.3)[0] == 200)
     desk.wait(desk.ready)
     assert desk.stop()[0] == 0
@@ -143,8 +145,8 @@ def test_a_tracker_that_is_behind(desk: Process) -> None:
             ((number, text) for text in texts),
         )
     desk.start(*TRACK)
-    desk.wait(lambda: desk.ask("/livez")[0] == 200)
-    assert desk.codes() == ["CH9006"]
+    desk.wait(lambda: desk.codes() == ["CH9006"])
+    assert desk.ask("/livez")[0] == 200
     desk.wait(desk.ready)
     behind = json.loads(desk.ask("/readyz")[1])["tracker"]["behind_s"]
     assert 0 <= behind < 30
