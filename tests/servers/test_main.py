@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -14,7 +16,8 @@ from choreo.testing.servers import KafkaServer
 from tests.postgres.database import server as postgres
 
 COMMAND = [sys.executable, "-m", "choreo.testing.servers"]
-LOOKS = 600
+LOOK_S = 0.05
+WITHIN_S = 60.0
 
 
 @contextmanager
@@ -70,10 +73,10 @@ def test_servers_end_with_whoever_started_them(*, kill: bool) -> None:
             assert process.stdin is not None
             process.stdin.close()
         process.wait()
-        for _ in range(LOOKS):
-            if not any(listens(url) for url in urls.values()):
-                return
-        raise AssertionError("they still listen")
+        last, pause = time.monotonic() + WITHIN_S, threading.Event()
+        while any(listens(url) for url in urls.values()):
+            assert time.monotonic() < last, "they still listen"
+            pause.wait(LOOK_S)
 
 
 def test_servers_that_were_there_are_shared_and_stay(kafka_server: KafkaServer) -> None:
