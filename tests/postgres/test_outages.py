@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
@@ -20,6 +21,10 @@ from tests.postgres.proxy import Wire, wire
 
 KEY = GateKey("effects", HANDLER, "flow")
 HERE = [Partition(TOPIC.name, 0)]
+SIZE, GROUPS = 20, 50
+"""Steps that are written together, and how many of these follow when the server is back."""
+FAR = 1_000_000
+"""Where the second writer's numbers begin."""
 
 
 @asynccontextmanager
@@ -141,7 +146,7 @@ async def test_a_transaction_that_waits_for_too_long_is_taken_back(url: str) -> 
 
 
 async def test_a_statement_of_a_section_that_takes_too_long_is_ended(url: str) -> None:
-    store = PostgresStore(url, clock=ManualClock(), tx_hold_s=0.05)
+    store = PostgresStore(url, clock=ManualClock(), tx_hold_s=0.5)
     owned = await store.own(GROUP, HERE)
 
     async def slow(tx: Tx, seen: Seen) -> tuple[Change, ...]:
@@ -166,8 +171,9 @@ async def test_a_server_that_goes_and_comes_under_load(url: str, how: str) -> No
         pytest.skip("the server is not ours to be killed")
     store = PostgresStore(url, clock=ManualClock())
     owned = await store.own(GROUP, HERE)
+    back = asyncio.Event()
     refused = 0
-    done: set[int] = set()
+    done: dict[int, list[int]] = {0: [], FAR: []}
 
     def step(number: int) -> Plan:
         at = Source(TOPIC.name, 0, number)
@@ -175,9 +181,12 @@ async def test_a_server_that_goes_and_comes_under_load(url: str, how: str) -> No
         return Plan(owned, (change, publish(str(number))))
 
     async def work(first: int) -> None:
+        """Write, until it was refused and has written much since the server is there again."""
         nonlocal refused
-        for start in range(first, first + 2000, 20):
-            plans = [step(number) for number in range(start, start + 20)]
+        left = GROUPS
+        for start in count(first, SIZE):
+            numbers = range(start, start + SIZE)
+            plans = [step(number) for number in numbers]
             while True:
                 try:
                     results = await store.apply(plans)
@@ -187,7 +196,10 @@ async def test_a_server_that_goes_and_comes_under_load(url: str, how: str) -> No
                     continue
                 assert set(results) <= {Applied.DONE, Applied.DUPLICATE}
                 break
-            done.update(range(start, start + 20))
+            done[first] += numbers
+            left -= back.is_set()
+            if not left:
+                return
 
     def again() -> None:
         if how == "kill":
@@ -197,23 +209,22 @@ async def test_a_server_that_goes_and_comes_under_load(url: str, how: str) -> No
             server().restart()
 
     async with asyncio.timeout(50):
-        working = [asyncio.create_task(work(first)) for first in (0, 10_000)]
-        while len(done) < 100:  # noqa: ASYNC110 - both have begun
+        working = [asyncio.create_task(work(first)) for first in done]
+        while not all(len(some) > SIZE for some in done.values()):  # noqa: ASYNC110 - they begin
             await asyncio.sleep(0.005)
         await asyncio.to_thread(again)
+        back.set()
         await asyncio.gather(*working)
     assert refused > 0
-    everything = [*range(2000), *range(10_000, 12_000)]
-    assert sorted(done) == everything
+    everything = [number for some in done.values() for number in some]
     values: list[str] = []
     after = 0
     while rows := await store.unsent(owned, after=after, most=1000):
         values += [one.record.value.decode() for one in rows]
         after = rows[-1].row
     assert sorted(map(int, values)) == everything
-    for start in (0, 10_000):
-        mine = [int(value) for value in values if start <= int(value) < start + 5000]
-        assert mine == sorted(mine)
+    for first, some in done.items():
+        assert [int(value) for value in values if first <= int(value) < first + FAR] == some
     wants = [Want(HANDLER, subject(number)) for number in everything]
     assert {seen.status for seen in await store.load(wants)} == {Status.DONE}
     await store.close()
