@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,13 +167,13 @@ async def test_threads_that_never_end_keep_their_keys_and_no_others(
     go_on = threading.Event()
     stuck = 40  # more than an executor has threads
 
-    @service.on(Placed, timeout_s=0.1, retry=Retry(attempts_max=1))
+    @service.on(Placed, timeout_s=1.0, retry=Retry(attempts_max=1))  # time for a thread to begin
     def pay(placed: Placed) -> Paid:
         if placed.n:
             go_on.wait(20)
         return Paid(k=placed.k)
 
-    async with desk.open(service, limits=QUICK) as app:
+    async with desk.open(service, limits=replace(QUICK, stuck_s=10.0)) as app:
         for n in range(stuck):
             await app.publish(Placed(k=f"stuck{n}", n=1))
             await app.publish(Placed(k=f"stuck{n}", n=0))
