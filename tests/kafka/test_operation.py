@@ -305,16 +305,20 @@ class Process:
         assert process.stdin is not None
         assert process.stdout is not None
         self._in, self._out = process.stdin, process.stdout
+        self.said: list[str] = []
+        """What it has said since somebody last began to listen."""
 
     async def until(self, word: str, count: int = 1) -> list[str]:
-        found: list[str] = []
+        """Listen until it has said it so often; give the rest of these lines."""
         async with asyncio.timeout(WAIT_S):
-            while len(found) < count:
+            while len(found := self._rests(word)) < count:
                 line = (await self._out.readline()).decode().strip()
                 assert line, "it ended"
-                if line.startswith(word):
-                    found.append(line.partition(" ")[2])
+                self.said.append(line)
         return found
+
+    def _rests(self, word: str) -> list[str]:
+        return [line.partition(" ")[2] for line in self.said if line.startswith(word)]
 
     def commit(self) -> None:
         self._in.write(b"commit\n")
@@ -355,7 +359,8 @@ async def test_who_stood_still_for_too_long_commits_nothing_any_more(
         here = Partition(TOPIC.name, first[0].partition)
         await subscription.commit({here: first[2].offset + 1})
         zombie.commit()
-        process.send_signal(18)  # SIGCONT
+        zombie.said.clear()
+        process.send_signal(18)  # SIGCONT; it commits and joins again, in whatever order
         await zombie.until("committed")
         stood = await broker._cluster.committed("desk")
         assert stood == {broker._cluster.names.place(here): first[2].offset + 1}
