@@ -164,6 +164,14 @@ async def test_a_statement_of_a_section_that_takes_too_long_is_ended(url: str) -
     await store.close()
 
 
+def goes_and_comes(how: str) -> None:
+    if how == "kill":
+        server().kill()
+        server().start()
+    else:
+        server().restart()
+
+
 @pytest.mark.parametrize("how", ["restart", "kill"])
 async def test_a_server_that_goes_and_comes_under_load(url: str, how: str) -> None:
     """Whoever is told that it is away asks again, and in the end each delivery is settled once."""
@@ -201,18 +209,11 @@ async def test_a_server_that_goes_and_comes_under_load(url: str, how: str) -> No
             if not left:
                 return
 
-    def again() -> None:
-        if how == "kill":
-            server().kill()
-            server().start()
-        else:
-            server().restart()
-
     async with asyncio.timeout(50):
         working = [asyncio.create_task(work(first)) for first in done]
         while not all(len(some) > SIZE for some in done.values()):  # noqa: ASYNC110 - they begin
             await asyncio.sleep(0.005)
-        await asyncio.to_thread(again)
+        await asyncio.to_thread(goes_and_comes, how)
         back.set()
         await asyncio.gather(*working)
     assert refused > 0
