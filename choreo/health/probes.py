@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from choreo.app import App
 from choreo.errors import ChoreoError
-from choreo.ports import ViewStore
+from choreo.ports import Prepared, ViewStore
 from choreo.service import Service
 from choreo.tracker import Course
 from choreo.worker import Worker
@@ -99,10 +99,8 @@ class ServicesProbe:
         }
 
     async def _store(self) -> Problem | None:
-        """See that the store takes a transaction, and has all migrations."""
-        async with self._app.store.transaction() as tx:
-            rows = await tx.fetch("SELECT service, file FROM migration")
-        known = {(row["service"], row["file"]) for row in rows}
+        """See that the store answers, and has all migrations."""
+        known = set(await cast("Prepared", self._app.store).migrations())
         for service in self._app.services:
             for file in await asyncio.to_thread(_migrations, service):
                 if (service.name, file) not in known:

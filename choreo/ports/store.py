@@ -271,7 +271,7 @@ class Waiting(NamedTuple):
 
 
 class Prepared(Protocol):
-    """What is asked of a store before services begin on it."""
+    """What is asked of a store before services begin on it, and while they run."""
 
     async def migrate(self, service: str, files: Sequence[tuple[str, str]]) -> None:
         """Run a service's own migrations, (name, SQL), in order, each once, all or none.
@@ -282,4 +282,11 @@ class Prepared(Protocol):
 
     async def waiting(self, group: str) -> Sequence[Waiting]:
         """Give what waits for the group's handlers, whoever they are."""
+        ...
+
+    async def migrations(self) -> Collection[tuple[str, str]]:
+        """Give service and name of each migration that has run.
+
+        It waits for nobody's transaction, unless the store can not write before that ends.
+        """
         ...

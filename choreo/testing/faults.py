@@ -423,6 +423,10 @@ class FaultyStore(_Faulty):
         await self.before("waiting")
         return await cast("Prepared", self._inner).waiting(group)
 
+    async def migrations(self) -> Collection[tuple[str, str]]:
+        await self.before("migrations")
+        return await cast("Prepared", self._inner).migrations()
+
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         await self.before("prune")
         more = await self._inner.prune(group, keep, most=most)

@@ -262,6 +262,9 @@ class RetryingStore:
         prepared = cast("Prepared", self._inner)
         return await until_answered(lambda: prepared.waiting(group))
 
+    async def migrations(self) -> Collection[tuple[str, str]]:
+        return await until_answered(cast("Prepared", self._inner).migrations)
+
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         return await until_answered(lambda: self._inner.prune(group, keep, most=most))
 

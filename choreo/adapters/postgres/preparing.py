@@ -8,7 +8,7 @@ from choreo.adapters.postgres.lines import Connection
 from choreo.ports import Waiting
 from choreo.ports.migration import Migration
 
-__all__ = ["migrated", "waiting_for"]
+__all__ = ["migrated", "migrations_of", "waiting_for"]
 
 LOCK = 0x63686F72_656F0002  # of the services' migrations: one process at a time
 KNOWN = "SELECT sha1 FROM choreo.migration WHERE service = $1 AND file = $2"
@@ -36,6 +36,12 @@ async def migrated(connection: Connection, service: str, files: Sequence[tuple[s
                     "INSERT INTO choreo.migration VALUES ($1, $2, $3)",
                     service, one.file, one.digest,
                 )  # fmt: skip
+
+
+async def migrations_of(connection: Connection) -> list[tuple[str, str]]:
+    """Give service and file of those that have run."""
+    rows = await connection.fetch("SELECT service, file FROM choreo.migration")
+    return [(row["service"], row["file"]) for row in rows]
 
 
 async def waiting_for(connection: Connection, group: str) -> list[Waiting]:

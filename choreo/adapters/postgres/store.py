@@ -18,7 +18,7 @@ from choreo.adapters.postgres.looking import settings_of
 from choreo.adapters.postgres.migrate import migrate
 from choreo.adapters.postgres.names import Names, Place, adopt, places_of, unknown_in
 from choreo.adapters.postgres.owning import Claim, hold, holder_number, let_go, orphans, take_over
-from choreo.adapters.postgres.preparing import migrated, waiting_for
+from choreo.adapters.postgres.preparing import migrated, migrations_of, waiting_for
 from choreo.adapters.postgres.prune import Sweep, begin
 from choreo.adapters.postgres.sections import Sections
 from choreo.adapters.postgres.seen import due_rows, seen_of, unsent_rows
@@ -264,6 +264,13 @@ class PostgresStore:
         async with self._reading.one() as connection:
             with translated(self._server.name):
                 return await waiting_for(connection, group)
+
+    async def migrations(self) -> Collection[tuple[str, str]]:
+        """Give those of services that have run (the port `Prepared`)."""
+        await self._ready()
+        async with self._reading.one() as connection:
+            with translated(self._server.name):
+                return await migrations_of(connection)
 
     async def weaker(self) -> Sequence[str]:
         """Name settings by which a loss of power undoes what was told (the port `OutsideStore`)."""

@@ -207,6 +207,12 @@ class SqliteStore:
         self._check()
         return await self._database.read(lambda c: waiting_for(c, group))
 
+    async def migrations(self) -> Collection[tuple[str, str]]:
+        """Give those of services that have run, once it can write (the port `Prepared`)."""
+        async with self.transaction() as tx:
+            rows = await tx.fetch("SELECT service, file FROM migration")
+        return [(str(row["service"]), str(row["file"])) for row in rows]
+
     async def prune(self, group: str, keep: Keep, *, most: int) -> bool:
         self._check()
         await self._log.open()
