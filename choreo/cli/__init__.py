@@ -86,7 +86,7 @@ def _begin(context: typer.Context) -> None:
     if context.invoked_subcommand in ("config", "doctor"):
         return  # they tell of all that is wrong, not of the first thing only
     adopt_dotenv()
-    Settings().check()
+    Settings().check(store=context.invoked_subcommand != "topics")
 
 
 @app.command()

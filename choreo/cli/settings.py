@@ -115,13 +115,18 @@ class Settings:
         except ConfigurationError:
             return [self._entries]
 
-    def check(self) -> None:
-        """Look at every setting; raises ConfigurationError for the first that is wrong."""
+    def check(self, *, store: bool = True) -> None:
+        """Look at every setting; raises ConfigurationError for the first that is wrong.
+
+        Without `store` nobody has to say where that is.
+        """
         for name in os.environ:
             check_variable(name, "the environment")
         self.adopt()
-        _ = self.folder, self.deployment, self.modules, self.invariants, codec_settings()
+        _ = self.folder, self.modules, self.invariants, codec_settings()
         _ = self.health, self.telemetry
+        if store:
+            _ = self.deployment
 
     def adopt(self) -> None:
         """Take broker and store of `[tool.choreo]` into the environment, as `.env` is taken."""

@@ -110,7 +110,7 @@ def choreo(folder: Path, servers: str, *words: str) -> subprocess.CompletedProce
 def named(servers: str) -> dict[str, str]:
     if "://" not in servers:
         return {"KAFKA_BOOTSTRAP_SERVERS": servers}
-    return {"CHOREO_BROKER": servers, "CHOREO_STORE": "postgresql://nobody@127.0.0.1/asked"}
+    return {"CHOREO_BROKER": servers}  # of a store nothing is wanted
 
 
 def test_names_on_the_cluster_begin_with_the_namespace(
