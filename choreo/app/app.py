@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import random
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 from choreo.adapters.system import SystemClock
+from choreo.app.ending import Ending
 from choreo.app.opening import deployed, open_codec
 from choreo.app.preparing import migrate, refuse_orphans, warn_of_database, warn_of_topics
 from choreo.codec import JSON_TYPE
@@ -102,6 +102,7 @@ class App:
         self.telemetry = Telemetry.configured()
         """What is told of this App; to be set before `start`. None: nothing, at no cost."""
         self._sampling: asyncio.Task[None] | None = None
+        self._ending = Ending(self._limits.drain_s + self._limits.leave_s)
         self.started = self.leaving = False
         self.gave_up = False
         """Whether handlers were left behind that did not end when they were told to."""
@@ -193,6 +194,7 @@ class App:
             if worker is not None:
                 await worker.stop()
                 self.gave_up = worker.gave_up
+        self._ending.done()
 
     async def _in_time(self, close: Callable[[], Awaitable[None]]) -> None:
         """Close; what was left behind, or a full disk, does not keep us."""
@@ -209,30 +211,22 @@ class App:
     async def serve(self) -> None:
         """Work until SIGTERM or SIGINT, then drain; at a second signal leave at once.
 
-        Raises what stopped the worker, if something did.
+        Raises what stopped the worker, if something did. What does not end, nor close, within
+        `drain_s` and `leave_s` of a signal ends with the process (CH5016).
         """
         assert self._worker is not None, "serve() needs a started App"
         assert self._worker.failure is not None
-        loop = asyncio.get_running_loop()
-        told = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda: self._told(told))
-        waiting = asyncio.ensure_future(told.wait())
-        try:
-            await asyncio.wait((waiting, self._worker.failure), return_when=asyncio.FIRST_COMPLETED)
-            if self._worker.failure.done():
-                self._worker.failure.result()
-            await self.drain()
-        finally:
-            waiting.cancel()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    @staticmethod
-    def _told(told: asyncio.Event) -> None:
-        if told.is_set():
-            os._exit(1)
-        told.set()
+        with self._ending.heard() as told:
+            waiting = asyncio.ensure_future(told.wait())
+            try:
+                await asyncio.wait(
+                    (waiting, self._worker.failure), return_when=asyncio.FIRST_COMPLETED
+                )
+                if self._worker.failure.done():
+                    self._worker.failure.result()
+                await self.drain()
+            finally:
+                waiting.cancel()
 
     # ── what callers ask for ─────────────────────────────────────────────────────────────
 

@@ -33,8 +33,9 @@ class Limits:
     `in_flight_max` deliveries are taken before polling waits, `poll_max` records polled and
     `batch_max` deliveries loaded or committed at once, `runners_max` handlers run at the
     same time, `burst` of them before other tasks have their turn. Offsets are committed
-    every `commit_every_s` seconds; `drain_s` seconds are given to what runs at the end, and
-    `revoke_s` to what runs in a partition that another process waits for. Where processes
+    every `commit_every_s` seconds; `drain_s` seconds are given to what runs at the end, `leave_s`
+    more to whatever has to be closed then, and `revoke_s` to what runs in a partition that
+    another process waits for. Where processes
     share a group's work, each looks every `sweep_s` seconds for what others have made due.
     While the store does not answer it is asked again every `outage_s` seconds.
     Where the store does not publish by itself, nothing is committed while `relay_max` records
@@ -65,6 +66,7 @@ class Limits:
     committers: int = 2
     commit_every_s: float = 0.2
     drain_s: float = 10.0
+    leave_s: float = 15.0
     revoke_s: float = 5.0
     sweep_s: float = 1.0
     outage_s: float = 0.5

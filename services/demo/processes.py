@@ -21,9 +21,9 @@ MODULES = tuple(
     for name in ("orders", "inventory", "payments", "notifications", "analytics", "shipping")
 )
 START_WITHIN_S = 60.0
-STOP_WITHIN_S = 20.0
+STOP_WITHIN_S = 30.0  # longer than a process takes to say what it waits for
 LOOK_EVERY_S = 0.05
-LOG_LINES_SHOWN = 15
+LOG_LINES_SHOWN = 40
 LAST = ("provider", "tracker", "servers")
 """Parts that others need, in the order in which they end."""
 

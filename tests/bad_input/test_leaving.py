@@ -11,6 +11,7 @@ from tests.cli.conftest import Terminal
 
 STUBBORN = """
 import asyncio, sys, threading, time
+from collections.abc import AsyncIterator
 from choreo import App, Event, Service, Tx
 from choreo.running import alone
 from choreo.worker import Limits
@@ -44,6 +45,24 @@ async def in_a_thread_of_its_own(placed: Placed) -> Paid:
         await asyncio.to_thread(threading.Event().wait)
     return Paid(k=placed.k)
 
+async def holds_the_loop(placed: Placed) -> Paid:
+    print("begun", flush=True)
+    while not GENTLE:
+        threading.Event().wait()
+    return Paid(k=placed.k)
+
+class Line: ...
+
+@desk.resource
+async def line() -> AsyncIterator[Line]:
+    yield Line()
+    while not GENTLE:
+        await asyncio.sleep(3600)
+
+async def does_not_close(placed: Placed, line: Line) -> Paid:
+    print("begun", flush=True)
+    return Paid(k=placed.k)
+
 async def in_the_transaction(placed: Placed, tx: Tx) -> Paid:
     await tx.fetchval("SELECT 1")
     print("begun", flush=True)
@@ -52,10 +71,11 @@ async def in_the_transaction(placed: Placed, tx: Tx) -> Paid:
     return Paid(k=placed.k)
 
 GENTLE = sys.argv[2] == "gentle"
+LEAVE_S = 1.0 if sys.argv[1] in {"holds_the_loop", "does_not_close"} else 15.0
 desk.on(Placed, name="pay")(globals()[sys.argv[1]])
 
 async def main():
-    async with alone(App(desk, limits=Limits(drain_s=0.3))) as app:
+    async with alone(App(desk, limits=Limits(drain_s=0.3, leave_s=LEAVE_S))) as app:
         await app.publish(Placed(), id="1")
         await app.serve()
 
@@ -84,7 +104,34 @@ def test_a_process_leaves_behind_what_does_not_end(terminal: Terminal, kind: str
     assert "drain_s" in line
     assert ("desk.pay" in line) == (kind != "in_the_transaction")
     assert "Traceback" not in out
-    again = begun(terminal, kind, "gentle")  # the delivery that was left behind
+    ends_as_ever(terminal, kind)
+
+
+def test_a_process_ends_though_a_handler_holds_its_loop(terminal: Terminal) -> None:
+    terminal.write("desk.py", STUBBORN)
+    assert "in holds_the_loop" in over(terminal, "holds_the_loop")
+    ends_as_ever(terminal, "holds_the_loop")
+
+
+def test_a_process_ends_though_a_resource_does_not_close(terminal: Terminal) -> None:
+    terminal.write("desk.py", STUBBORN)
+    assert "in __aexit__" in over(terminal, "does_not_close")
+    assert len(Desk(terminal.folder / ".choreo").log("desk.paid")) == 1
+
+
+def over(terminal: Terminal, kind: str) -> str:
+    """Have a process begin, and end by its last resort; give what it says of what waits."""
+    process = begun(terminal, kind, "stubborn")
+    process.terminate()
+    out, _ = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 1
+    assert out.splitlines()[-1].startswith("error: CH5016")
+    return out
+
+
+def ends_as_ever(terminal: Terminal, kind: str) -> None:
+    """Start the service without its quirk: what was left behind is done, once, and it ends."""
+    again = begun(terminal, kind, "gentle")
     desk = Desk(terminal.folder / ".choreo")
     last = time.monotonic() + WITHIN_S
     while not desk.log("desk.paid"):

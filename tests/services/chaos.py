@@ -22,7 +22,6 @@ from tests.services.places import Files
 
 PATIENCE = {"PAYMENT_PATIENCE_S": "0.5", "PAYMENT_WITHIN_S": "6"}
 CALM_S = (0.2, 2.0)
-END_WITHIN_S = 180
 
 
 class Chaos(Killed):
@@ -58,7 +57,7 @@ def run(folder: Path, orders: Path, stock: Path, *, seed: int, kills: int) -> Ch
         shop.start_tracker()
         asyncio.run(chaos.feed())
         chaos.rage(Random(seed), kills)
-        chaos.finish(within_s=END_WITHIN_S)
+        chaos.finish()
         chaos.judge()
     finally:
         shop.close()

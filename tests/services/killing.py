@@ -5,15 +5,17 @@ import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from random import Random
+from time import monotonic
 
 from choreo import App
 from choreo.app import system_clock
 from services.demo.orders import OrderPlaced
-from services.demo.processes import ROOT, Shop
+from services.demo.processes import MODULES, ROOT, Shop
 from services.demo.report import status_of
 from tests.services.places import Place
 
 NORTHWIND = ROOT.parent / "shared" / "data" / "northwind"
+STALL_S = 60.0
 
 
 class Killed:
@@ -53,21 +55,29 @@ class Killed:
 
     def strike(self, random: Random) -> None:
         """Wait until the services have begun to work, and a little; kill and start them."""
-        before = self.position()
+        manifests = self.position() + len(MODULES)  # that they begin with is no work
         for _ in range(100):
             self.wait(0.1)
-            if self.position() > before:
+            if self.position() > manifests:
                 break
         self.wait(random.uniform(0.0, 0.5))
         self.kills += self.ended() < len(self.placed)
         self.shop.kill("services")
         self.shop.start_services()
 
-    def finish(self, within_s: float) -> None:
-        """Wait until all orders have ended and nothing follows any more."""
-        for _ in range(int(within_s / 0.25)):
-            if self.ended() == len(self.placed):
-                break
+    def finish(self) -> None:
+        """Wait until all orders have ended and nothing follows any more.
+
+        For as long as something goes on: a machine that does much else is slow.
+        """
+        seen, since = -1, monotonic()
+        while (ended := self.ended()) < len(self.placed):
+            if (position := self.position()) > seen:
+                seen, since = position, monotonic()
+            elif monotonic() - since > STALL_S:
+                raise AssertionError(
+                    f"{ended} of {len(self.placed)} have ended, nothing happens for {STALL_S:g} s"
+                )
             self.wait(0.25)
         last = -1
         while last != (last := self.position()):
@@ -80,5 +90,7 @@ class Killed:
         assert not open_, f"{len(open_)} flows are open: {open_[:3]}"
         assert len(flows) == len(self.placed)
         assert not [flow for flow in flows if flow["dead"]]
+        for name in [name for name in self.shop.running if name.startswith("services")]:
+            self.shop.stop(name)
         self.shop.close()
         assert self.shop.ask("audit")["violations"] == []
