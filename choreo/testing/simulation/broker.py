@@ -197,8 +197,10 @@ class SimSubscription:
         starts = {partition: self._group.offsets.get(partition, 0) for partition in partitions}
         if self._assignee is not None:
             await self._assignee.assigned(partitions)
-        if member is self.member and not member.out:
+        if not member.out:
             self._fed.update(starts)
+        elif self._assignee is not None:  # put out meanwhile: what it took over is not its own
+            await self._assignee.revoked(partitions)
         self._moved.set()
 
     async def _withhold(self, partitions: Sequence[Partition]) -> None:

@@ -73,7 +73,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         """Run a callback; a task's next step takes its chance among all that are ready."""
-        handle = asyncio.Handle(callback, args, self, context or copy_context())
+        context = copy_context() if context is None else context  # an empty one is false
+        handle = asyncio.Handle(callback, args, self, context)
         if isinstance(getattr(callback, "__self__", None), asyncio.Task):
             self._steps.append(handle)
         else:
@@ -102,7 +103,8 @@ class SimLoop(asyncio.BaseEventLoop):
         """Run a callback at a moment of the loop's time."""
         if when > self._now:
             when = max(when, self._now + TICK_S)
-        timer = asyncio.TimerHandle(when, callback, args, self, context or copy_context())
+        context = copy_context() if context is None else context  # an empty one is false
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, next(self._turn), timer))
         return timer
 
@@ -263,14 +265,21 @@ class SimLoop(asyncio.BaseEventLoop):
         Whoever was left behind by a crash has run no `finally` so far. The verdict has been
         given by now, and a coroutine that is only dropped would do so at any later moment.
         """
-        left = asyncio.all_tasks(self)
+        outer = asyncio._get_running_loop()  # noqa: SLF001 - asyncio's own for loops
+        asyncio._set_running_loop(self)  # noqa: SLF001 - asyncio's own for loops
+        try:
+            buried = set[asyncio.Task[Any]]()
+            while left := asyncio.all_tasks(self) - buried:  # a `finally` may begin more
+                buried |= left
+                for task in left:
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+                    _close(task.get_coro())
+        finally:
+            asyncio._set_running_loop(outer)  # noqa: SLF001 - asyncio's own for loops
         self._callbacks.clear()
         self._steps.clear()
         self._timers.clear()
         self._closed = True
-        for task in left:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
-            _close(task.get_coro())
 
 
 def _close(coroutine: Any) -> None:
