@@ -123,6 +123,14 @@ class Process:
         context.run(HOST.set, self)
         self._tasks.append(self.machine.world.loop.create_task(work, context=context))
 
+    def stop(self) -> None:
+        """End in order: what runs is finished, and nothing is held any more."""
+        self._begin(self._leave())
+
+    async def _leave(self) -> None:
+        await self.app.stop()
+        self.gone = True
+
     async def _live(self) -> None:
         try:
             await self.app.work()
@@ -271,6 +279,11 @@ class Machine:
         if process is not None and process.hangs:
             process.go_on()
         self.start()
+
+    def stop(self) -> None:
+        """Have the process end by itself, as when it is told to."""
+        if self.process is not None and not self.process.gone:
+            self.process.stop()
 
     def _keep(self, process: Process) -> None:
         """Keep what a process was at: dropped, its coroutines would run their `finally`."""

@@ -28,7 +28,7 @@ from choreo.adapters.sqlite.contents import contents_of
 from choreo.adapters.sqlite.inline import Disk, InlineDatabase
 from choreo.adapters.sqlite.tx import SqliteTx, driven
 from choreo.app import App, migrate
-from choreo.audit import Evidence, Report, judge
+from choreo.audit import Evidence, Recovery, Report, judge
 from choreo.errors import SimulationError
 from choreo.events import FLOW, Event
 from choreo.service import ParamKind, Service
@@ -53,6 +53,7 @@ Invariant = Callable[[Evidence], Iterable[str]]
 StandIn = Callable[[Outside], Any]
 START_WITHIN_S = 60.0
 SETTLE_S = 86_400.0
+STOP_WITHIN_S = 60.0
 CANONICAL = json.JSONEncoder(separators=(",", ":")).encode
 OFFSET_S = 0.25
 DRIFT = 1e-5
@@ -124,6 +125,7 @@ class World:
         self._chance = self._chance_of("caller")
         self._caller = self._app()
         self._started = False
+        self._at_rest = False
         self._level = logging.NOTSET
         self._guard = Guard(services, self.loop)
         self.machines = {service.name: self._machine(service) for service in services}
@@ -151,6 +153,10 @@ class World:
 
     def start(self) -> None:
         """Start every service, calmly; what is published or run first does so by itself."""
+        if self._at_rest:  # it was judged, and is to go on
+            self._at_rest = False
+            for machine in self.machines.values():
+                machine.start()
         if self._started:
             return
         self._started = True
@@ -197,6 +203,14 @@ class World:
             machine.settle()
         self._go(within_s)
 
+    def _stop(self) -> None:
+        """Have every service end as on SIGTERM: then nobody holds anything, and nothing waits."""
+        self._at_rest = True
+        self._calm_at = self._caller.clock.now()
+        for machine in self.machines.values():
+            machine.stop()
+        self._go(STOP_WITHIN_S)
+
     def stand_in(self, kind: type, maker: StandIn) -> None:
         """Have `maker(outside)` make the resource of a class, once for every process."""
         self._stand_ins[kind] = maker
@@ -213,8 +227,9 @@ class World:
     # ── what is judged ───────────────────────────────────────────────────────────────────
 
     def judge(self, *invariants: Invariant) -> Report:
-        """Let all come to rest; say what should not be, and what was judged."""
+        """Let all come to rest, stop every service; say what should not be, and what was judged."""
         self.settle()
+        self._stop()
         with tempfile.TemporaryDirectory(prefix="choreo-simulation-") as folder:
             for outside in self._outside.values():
                 outside.report(Path(folder))
@@ -243,6 +258,7 @@ class World:
             commits=self.cluster.commits,
             views=self._tracking.shown(),
             outside={name: one.entries for name, one in self._outside.items() if one.entries},
+            recovery=Recovery(self._calm_at, stopped=self._at_rest),
             skew_s=self.skew_s,
         )
 
