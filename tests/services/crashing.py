@@ -24,6 +24,8 @@ CRASHED = "crashed"
 """The file that names each step that the process has died at."""
 DEATHS = "deaths"
 """The file with a line for each process that has died."""
+LIVES = "lives"
+"""The file with a line for each process that has come to work."""
 KILLED = 9
 
 
@@ -80,6 +82,8 @@ async def run(services: Sequence[Service], folder: Path, when: str) -> None:
     limits = Limits(crashes_max=10 * 1000)  # it is no delivery's fault
     app = App(*services, broker=broker, store=crashing, clock=clock, limits=limits)
     async with app:
+        with (folder / LIVES).open("a") as lives:
+            lives.write(f"{os.getpid()}\n")
         await app.serve()
 
 

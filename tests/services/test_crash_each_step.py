@@ -8,7 +8,7 @@ import pytest
 from services.demo.generator import write
 from services.demo.orders import OrderPlaced, read
 from services.demo.report import status_of
-from tests.services.crashing import CRASHED, DEATHS
+from tests.services.crashing import CRASHED, DEATHS, LIVES
 from tests.services.killing import Killed
 from tests.services.places import Place, Places
 
@@ -31,8 +31,11 @@ SETTINGS = {"KAFKA_GROUP_INSTANCE_ID": "crashed"}  # who comes again is not wait
 class Crashed(Killed):
     """The shop's services in one process that is there again whenever it has died."""
 
+    crashes = False
+
     def start(self, when: str) -> None:
         """Start the services; without a `when` they live."""
+        self.crashes = bool(when)
         if when:
             folder = str(self.shop.folder)
             self.shop._start("services", "tests.services.crashing", when, folder)
@@ -41,16 +44,24 @@ class Crashed(Killed):
 
     def deaths(self) -> int:
         """Count the processes that have died."""
-        file = self.shop.folder / DEATHS
-        return len(file.read_text().splitlines()) if file.exists() else 0
+        return len(self._lines(DEATHS))
+
+    def at_work(self) -> bool:
+        """Tell whether whoever came after the last death has come to work."""
+        dead = self._lines(DEATHS)
+        return not self.crashes or any(one not in dead for one in self._lines(LIVES)[-1:])
+
+    def _lines(self, name: str) -> list[str]:
+        file = self.shop.folder / name
+        return file.read_text().splitlines() if file.exists() else []
 
     def calmed(self) -> None:
-        """Wait until all orders have ended and nothing happens any more."""
+        """Wait until all orders have ended, and nothing happens though somebody is at work."""
         calm, last = 0, (-1, -1)
         for _ in range(int(WITHIN_S / 0.1)):
             self.wait(0.1)
             assert self.deaths() < CRASHES_MAX, self.shop.log("services")
-            calm = calm + 1 if self.ended() == len(self.placed) else 0
+            calm = calm + 1 if self.at_work() and self.ended() == len(self.placed) else 0
             calm = calm if last == (last := (self.position(), self.deaths())) else 0
             if calm == 20:
                 return
