@@ -58,6 +58,7 @@ class Load:
         self._broker = broker
         self.acknowledged: list[int] = []
         self.refused = 0
+        self._why: BrokerUnavailableError | None = None
         self._going = True
         self._task = asyncio.create_task(self._run())
 
@@ -67,8 +68,9 @@ class Load:
             batch = [record(number + n, f"k{n % 7}") for n in range(20)]
             try:
                 await self._broker.publish(batch)
-            except BrokerUnavailableError:
+            except BrokerUnavailableError as exc:
                 self.refused += 1
+                self._why = exc
                 continue
             self.acknowledged += range(number, number + 20)
             number += 20
@@ -76,7 +78,11 @@ class Load:
     async def more(self) -> None:
         """Wait until more has been acknowledged than now."""
         before = len(self.acknowledged)
-        await until(lambda: len(self.acknowledged) > before + 20)
+        try:
+            await until(lambda: len(self.acknowledged) > before + 20)
+        except TimeoutError as exc:
+            exc.add_note(f"refused {self.refused} times, for the last time by {self._why!r}")
+            raise
 
     async def stop(self) -> list[int]:
         self._going = False
