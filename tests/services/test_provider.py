@@ -21,10 +21,12 @@ from services.provider.ledger import Ledger
 from services.provider.plan import Fate, Plan, planned
 from services.provider.server import Server
 
-CALM = Plan(refused=0, error=0, late=0, lost=0, decline=0, shut=0, late_s=0.5)
+CALM = Plan(refused=0, error=0, late=0, lost=0, decline=0, shut=0, late_s=600.0)
+PATIENCE_S = 20.0
 TEN = Decimal("10.00")
 
 Start = Callable[[Plan], Awaitable[str]]
+Client = Callable[..., PaymentProvider]
 
 
 @contextmanager
@@ -56,19 +58,16 @@ def books(url: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[Callable[[str], PaymentProvider]]:
+async def client() -> AsyncIterator[Client]:
     opened: list[httpx.AsyncClient] = []
 
-    def make(url: str) -> PaymentProvider:
-        opened.append(httpx.AsyncClient(base_url=url, timeout=0.2, trust_env=False))
+    def make(url: str, patience_s: float = PATIENCE_S) -> PaymentProvider:
+        opened.append(httpx.AsyncClient(base_url=url, timeout=patience_s, trust_env=False))
         return PaymentProvider(opened[-1])
 
     yield make
     for one in opened:
         await one.aclose()
-
-
-Client = Callable[[str], PaymentProvider]
 
 
 async def test_one_key_is_one_charge(start: Start, client: Client) -> None:
@@ -135,13 +134,13 @@ async def test_an_error_is_unknown_though_nothing_was_done(start: Start, client:
     assert await asyncio.to_thread(books, url) == []
 
 
-@pytest.mark.parametrize("fate", ["late", "lost"])
+@pytest.mark.parametrize(("fate", "patience_s"), [("late", 1.0), ("lost", PATIENCE_S)])
 async def test_an_answer_that_does_not_come_is_unknown_though_it_was_done(
-    start: Start, client: Client, fate: str
+    start: Start, client: Client, fate: str, patience_s: float
 ) -> None:
     url = await start(replace(CALM, **{fate: 1}))
     with pytest.raises(UnknownOutcomeError):
-        await client(url).charge(TEN, order_id="1", key="k")
+        await client(url, patience_s).charge(TEN, order_id="1", key="k")
     assert (await asyncio.to_thread(books, url))[0]["charged_cents"] == 1000
 
 
