@@ -159,7 +159,7 @@ async def test_time_goes_on_while_a_key_waits_behind_a_retry_inside_the_step(lab
             raise ValueError("not yet")
         ended.append(placed.n)
 
-    async with lab.open(service, limits=HASTY) as app, asyncio.timeout(2):
+    async with lab.open(service, limits=HASTY) as app, asyncio.timeout(20):
         await app.publish(Placed(n=1))
         await app.publish(Placed(n=2))
         await lab.clock.advance(5)
