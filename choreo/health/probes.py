@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
 from choreo.app import App
-from choreo.errors import ChoreoError
+from choreo.errors import BrokerError, ChoreoError
 from choreo.ports import Prepared, ViewStore
 from choreo.service import Service
 from choreo.tracker import Course
@@ -85,7 +85,8 @@ class ServicesProbe:
             return [Problem.of("worker", error)]
         found = _unassigned(worker)
         if worker.outage is not None:
-            found.append(Problem.of("store", worker.outage))
+            part = "log" if isinstance(worker.outage, BrokerError) else "store"
+            found.append(Problem.of(part, worker.outage))
         looks = await asyncio.gather(_looked_at("store", self._store), _looked_at("log", self._log))
         return _each_once([*found, *(one for one in looks if one is not None)])
 

@@ -12,7 +12,13 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TypeVar
 
-from choreo.errors import ChoreoError, ConfigurationError
+from choreo.errors import (
+    BrokerError,
+    ChoreoError,
+    ConfigurationError,
+    StoreConflictError,
+    StoreError,
+)
 from choreo.plan import Plan
 from choreo.ports import Applied, Clock, Store
 from choreo.step import Delivery
@@ -24,6 +30,16 @@ T = TypeVar("T")
 Apply = Callable[[Sequence[Plan]], Awaitable[Sequence[Applied | BaseException]]]
 log = logging.getLogger("choreo.worker")
 OUTAGE_LASTS = 4
+FORGOTTEN_S = 60.0
+"""Since something was last not answered: what comes then is another outage."""
+
+AWAY = {
+    "store": "the store does not answer, everything waits for it",
+    "log": "the log does not answer, what needs it waits",
+    "rows": "another transaction wants the same rows for long, what needs them waits",
+    "": "what is asked does not answer, what needs it waits",
+}
+BACK = {"store": "the store answers again", "log": "the log answers again"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +149,7 @@ class Pipeline:
         self.delayed = 0  # wait for their time
         self.behind = 0  # wait behind another one of their chain
         self.sleeping = 0
-        self._outage_said = -math.inf
+        self._away: dict[str, float] = {}  # what does not answer, and when it was last asked
         self._outage: tuple[float, ChoreoError] | None = None
         self.failure: asyncio.Future[None] | None = None
         self._outages = Counter[str]()  # loops that wait for the store to answer
@@ -252,13 +268,18 @@ class Pipeline:
 
         `waiting` is how many deliveries wait with it, `loop` which queue is not emptied.
         """
+        away: set[str] = set()
         while True:
             try:
-                return await ask()
+                answer = await ask()
             except ChoreoError as exc:
                 if not exc.transient:
                     raise
-                self.say_outage(exc)
+                away.add(self.say_outage(exc))
+            else:
+                for part in away:
+                    self._say_back(part)
+                return answer
             with self.standing(loop, waiting):
                 await self.sleep(self.limits.outage_s)
 
@@ -273,13 +294,19 @@ class Pipeline:
             self.delayed -= deliveries
             self._outages[loop] -= 1
 
-    def say_outage(self, error: ChoreoError) -> None:
-        """Say that the store is down: once every `outage_s`, however many wait for it."""
+    def say_outage(self, error: ChoreoError) -> str:
+        """Say what does not answer: once an outage, however many wait for it; give its name."""
         now = self.clock.elapsed()
         self._outage = now, error
-        if now >= self._outage_said + self.limits.outage_s:
-            self._outage_said = now
-            log.warning("the store does not answer, everything waits for it: %s", error)
+        part = _part_of(error)
+        if now >= self._away.get(part, -math.inf) + FORGOTTEN_S:
+            log.warning("%s: %s", AWAY[part], error)
+        self._away[part] = now
+        return part
+
+    def _say_back(self, part: str) -> None:
+        if self._away.pop(part, None) is not None and part in BACK:
+            log.warning(BACK[part])
 
     @property
     def stands(self) -> bool:
@@ -303,3 +330,12 @@ class Pipeline:
         if self.stands:
             stalled += sum(d is not None for d, _ in self.finished)
         return stalled
+
+
+def _part_of(error: ChoreoError) -> str:
+    """Name what the error is of."""
+    if isinstance(error, BrokerError):
+        return "log"
+    if isinstance(error, StoreConflictError):
+        return "rows"
+    return "store" if isinstance(error, StoreError) else ""
