@@ -188,7 +188,8 @@ async def _change(
     mourned = False
     while not told.is_set():
         with suppress(TimeoutError):
-            await asyncio.wait_for(told.wait(), LOOK_S)
+            async with asyncio.timeout(LOOK_S):
+                await told.wait()
         now = await asyncio.to_thread(_stamps, modules)
         changed = sorted(path for path, _ in before.items() ^ now.items())
         if changed:
@@ -203,7 +204,8 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), STOP_WITHIN_S)
+            async with asyncio.timeout(STOP_WITHIN_S):
+                await process.wait()
         except TimeoutError:
             process.kill()
     await process.wait()

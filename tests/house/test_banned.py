@@ -14,6 +14,8 @@ RNG = "draw from the random.Random(seed) that is passed in"
 # A name here bans every use of it, called or handed on; a name with a dot at its end bans all
 # that a module offers.
 BANNED: Mapping[str, str] = {
+    "asyncio.wait_for": "as `async with asyncio.timeout()`: before Python 3.12 it swallows a"
+    " cancellation that comes at the moment at which it has what it waits for",
     "datetime.date.today": CLOCK,
     "datetime.datetime.now": CLOCK,
     "datetime.datetime.today": CLOCK,
@@ -146,6 +148,7 @@ def test_nothing_is_left_for_later() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "import asyncio\nasyncio.wait_for(x, 1)",
         "import datetime\nx = datetime.datetime.now(datetime.UTC)",
         "from datetime import datetime as dt, UTC\nx = dt.now(UTC)",
         "import datetime as d\nx = d.datetime.utcnow()",

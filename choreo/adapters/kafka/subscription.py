@@ -133,7 +133,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
                     await self.on_partitions_revoked(self._has)
                     await ended(consumer)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), AGAIN_S[min(failed, len(AGAIN_S) - 1)])
+                async with asyncio.timeout(AGAIN_S[min(failed, len(AGAIN_S) - 1)]):
+                    await self._closing.wait()
             failed += 1
 
     def _ran(self, running: asyncio.Task[None]) -> None:
@@ -271,7 +272,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         if not feeding:
             self._room.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._room.wait(), FULL_S)
+                async with asyncio.timeout(FULL_S):
+                    await self._room.wait()
 
     def _pause_all_but(
         self, consumer: AIOKafkaConsumer, feeding: frozenset[TopicPartition]

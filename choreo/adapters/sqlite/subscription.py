@@ -77,7 +77,8 @@ class SqliteSubscription:
                 await self._kicked.wait()
             else:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._kicked.wait(), BEAT_S)
+                    async with asyncio.timeout(BEAT_S):
+                        await self._kicked.wait()
             self._kicked.clear()
             try:
                 await self._turn()
