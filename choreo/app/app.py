@@ -89,6 +89,7 @@ class App:
         self._given = dict(resources or {})
         if broker is None or store is None:
             broker, store = deployed(folder, clock=self.clock)
+        self._ports = broker, store
         self.broker = broker
         self.store = store
         self.codec = open_codec(self.clock)
@@ -130,11 +131,11 @@ class App:
             sys.setswitchinterval(self._limits.switch_interval_s)
         if self._limits.gc_threshold is not None:
             gc.set_threshold(self._limits.gc_threshold, *gc.get_threshold()[1:])
-        ports, attempts = (self.broker, self.store), None
+        (broker, store), attempts = self._ports, None
         if self.telemetry is not None:
-            system = self.broker.traits.system
-            self.broker = self.telemetry.broker(self.broker)
-            self.store = self.telemetry.store(self.store, system)
+            system = broker.traits.system
+            self.broker = self.telemetry.broker(broker)
+            self.store = self.telemetry.store(store, system)
             attempts = self.telemetry.attempts(system)
         self._compiled.clear()
         for service in self.services:
@@ -167,7 +168,7 @@ class App:
         await self._worker.start()
         self.started = True
         if self.telemetry is not None:
-            self._sampling = self.telemetry.sample(self._worker, ports, self.clock)
+            self._sampling = self.telemetry.sample(self._worker, self._ports, self.clock)
 
     @property
     def worker(self) -> Worker | None:

@@ -7,9 +7,9 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
-from choreo import Service, Tx
+from choreo import App, Service, Tx
 from choreo.adapters.sqlite import Database, Log, SqliteBroker
-from choreo.errors import BrokerClosedError
+from choreo.errors import BrokerClosedError, StoreError
 from choreo.events import Record
 from services.notifications.mailer import MailError
 from services.orders.events import OrderCancelled, OrderCompleted
@@ -314,3 +314,19 @@ async def test_a_send_that_fails_is_told_and_the_record_is_as_before(told: Told)
         assert span.parent is not None
         assert f"{span.parent.span_id:016x}" == SPAN
     assert told.count("messaging.client.sent.messages") == 0
+
+
+async def test_a_start_that_is_tried_again_tells_each_record_once(
+    told: Told, tmp_path: Path
+) -> None:
+    file = tmp_path / "0001.sql"
+    file.write_text("CREATE TABEL desk_x (a);")
+    app = App(Service("desk", migrations=tmp_path), folder=":memory:")
+    app.telemetry = told.telemetry
+    with pytest.raises(StoreError, match="syntax error"):
+        await app.start()
+    file.write_text("CREATE TABLE desk_x (a);")
+    await app.start()
+    await app.publish(Asked())
+    await app.stop()
+    assert [span.name for span in told.spans("send")].count("send desk.asked") == 1
