@@ -89,6 +89,11 @@ class Line:
         """Tell whether something up to this row is still on its way."""
         return not self.dropped and any(one <= row for one in self.rows)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way, and nothing that was begun can still bring something."""
+        return not (self.rows or self.open or self.readings)
+
     def drop(self) -> int:
         """Take nothing in any more; tell how many were on their way."""
         self.dropped = True

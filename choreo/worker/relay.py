@@ -173,8 +173,15 @@ class Relay:
                 rest_s = pipeline.limits.relay_sweep_s
             await pipeline.sleep(pipeline.limits.relay_sweep_s)
             rest_s = min(2 * rest_s, SWEEP_MAX_S)
+            self._tidy()
             if not self._readings and not self._down:
                 self.look(list(self._lines))
+
+    def _tidy(self) -> None:
+        """Keep no line of a partition that is another's: one is made for what ends after that."""
+        for claim, line in list(self._lines.items()):
+            if claim is not None and claim.lost and line.idle:
+                del self._lines[claim]
 
     async def listen(self) -> None:
         """Look at once when others have left something: a caller's own transaction."""

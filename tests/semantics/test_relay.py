@@ -228,6 +228,26 @@ async def test_a_row_that_was_missed_is_found_by_a_sweep(lab: Lab) -> None:
     assert seen(lab) == {"k0": [1, 2]}
 
 
+async def test_what_ends_after_a_takeover_leaves_nothing_behind(lab: Lab) -> None:
+    """The line is made anew for it, and goes with the next sweep; that of what is ours stays."""
+    limits = replace(LIMITS, relay_sweep_s=3.0)
+    async with opened(lab, desk([]), limits=limits) as (app, *_):
+        assert app.worker is not None
+        relay = app.worker._relay
+        assert relay is not None
+        before = set(relay._lines)
+        gone = Owned("desk", {Partition("desk.placed", 0): 0})
+        gone.lost = True
+        relay.drop([gone])
+        late = Record("desk.reserved", b"k0", {}, b"{}")
+        assert await relay.apply([Plan(gone, (Publish(late),))]) == [Applied.STALE]
+        assert gone in relay._lines
+        await place(app, 1)
+        await lab.clock.advance(20)
+        assert set(relay._lines) == before
+        assert seen(lab) == {"k0": [1]}
+
+
 async def test_a_row_below_what_was_sent_is_found(lab: Lab) -> None:
     """Rows of one partition may be numbered before, and be seen after, those of another."""
     ran: list[tuple[str, int]] = []
