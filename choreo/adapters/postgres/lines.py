@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -150,7 +150,11 @@ class Lines:
         """Close what is free; what is in use ends with its use. May be called twice."""
         self._closed = True
         free, self._free = self._free, []
-        for connection in free:
-            if not connection.is_closed():
-                with translated(self._server.name):
-                    await connection.close(timeout=CONNECT_S)
+        async with AsyncExitStack() as last:  # each is closed, whatever the others raise
+            for connection in free:
+                last.push_async_callback(self._hang_up, connection)
+
+    async def _hang_up(self, connection: Connection) -> None:
+        if not connection.is_closed():
+            with translated(self._server.name):
+                await connection.close(timeout=CONNECT_S)

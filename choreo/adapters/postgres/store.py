@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -322,15 +322,14 @@ class PostgresStore:
         while self._working:
             await asyncio.wait(self._working)
         owned, self._owned = self._owned, {}
-        try:
+        async with AsyncExitStack() as last:  # all are closed, whatever one of them raises
+            kinds = (self._writing, self._reading, self._aside, self._users, self._listening)
+            for lines in kinds:
+                last.push_async_callback(lines.close)
             if owned:
                 async with self._writing.one() as connection:
                     with translated(self._server.name):
                         await let_go(connection, owned.items())
-        finally:
-            kinds = (self._writing, self._reading, self._aside, self._users, self._listening)
-            for lines in kinds:
-                await lines.close()
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
         """Finish what was begun, also when whoever asked for it is gone."""
