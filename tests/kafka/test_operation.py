@@ -417,3 +417,16 @@ async def test_three_brokers_lose_nothing_acknowledged_when_the_leader_is_killed
             assert set(acknowledged) <= set(await everything(broker))
     finally:
         await asyncio.to_thread(cluster.stop)
+
+
+async def test_a_broker_keeps_none_of_the_subscriptions_that_are_closed(
+    kafka_server: KafkaServer,
+) -> None:
+    """A program may subscribe, and close, for as long as it runs."""
+    async with opened(KafkaBroker(member(kafka_server.bootstrap))) as broker:
+        await broker.ensure([TOPIC])
+        stays = await broker.subscribe("stays", [TOPIC.name])
+        for _ in range(3):
+            goes = await broker.subscribe("goes", [TOPIC.name])
+            await goes.close()
+            assert broker._subscriptions == [stays, goes]

@@ -43,6 +43,7 @@ class KafkaBroker:
     ) -> KafkaSubscription:
         self._check()
         subscription = KafkaSubscription(self._settings, self._cluster, group, topics, assignee)
+        self._subscriptions = [one for one in self._subscriptions if not one.closed]
         self._subscriptions.append(subscription)
         await subscription.join()
         return subscription

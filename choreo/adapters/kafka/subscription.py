@@ -350,6 +350,11 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
                     if assignment == self._assignment and at < offset:
                         consumer.seek(place, offset)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has left its group for good."""
+        return self._leaving is not None and self._leaving.done()
+
     async def close(self) -> None:
         if self._leaving is None:
             self._closing.set()
