@@ -196,7 +196,7 @@ class SimSubscription:
         self._assignment = next(self._cluster.assignments)
         starts = {partition: self._group.offsets.get(partition, 0) for partition in partitions}
         if self._assignee is not None:
-            await self._assignee.assigned(partitions)
+            await self._assignee.assigned(partitions, self._group.generation)
         if not member.out:
             self._fed.update(starts)
         elif self._assignee is not None:  # put out meanwhile: what it took over is not its own

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from choreo.errors import BrokerUnavailableError, ChoreoError, StoreUnavailableError
-from choreo.events import Record
-from choreo.plan import Gate, Plan, Remember, SaveState
+from choreo.events import Partition, Record
+from choreo.plan import Gate, Owned, Plan, Remember, SaveState
 from choreo.ports import Applied
 from choreo.testing.faults import Faults, FaultyBroker, FaultyStore
 from choreo.testing.simulation.broker import SimBroker
@@ -28,6 +28,13 @@ class Victim(Protocol):
 
     def befall(self, fault: str) -> bool:
         """Let it happen; true when the process does not go on from here."""
+        ...
+
+    def takes(self, partition: Partition, generation: int) -> bool:
+        """Tell whether nobody who lives has it by a newer generation; if so, note that it is ours.
+
+        A file counts no generations: no broker that does is on one machine with it, but here.
+        """
         ...
 
     def at_mercy(self) -> bytes:
@@ -124,6 +131,16 @@ class HostStore(_Befallen, FaultyStore):
         """Have a fault happen although it is done."""
         await self.reboot(verb)
         await super().after(verb)
+
+    async def own(
+        self, group: str, partitions: Collection[Partition], *, generation: int | None = None
+    ) -> Owned:
+        await self.before("own")
+        assert generation is not None, "the cluster counts them"
+        ours = [one for one in partitions if self.victim.takes(one, generation)]
+        owned = await self._inner.own(group, ours, generation=generation)
+        await self.after("own")
+        return owned
 
     async def apply(self, plans: Sequence[Plan]) -> Sequence[Applied | BaseException]:
         contested = any(_contested(plan) for plan in plans)

@@ -19,7 +19,7 @@ from choreo.adapters.sqlite import Log, SqliteStore
 from choreo.adapters.sqlite.inline import Disk, InlineDatabase
 from choreo.app import App
 from choreo.errors import ChoreoError
-from choreo.events import ID, TIME, Record, rfc3339, root_id
+from choreo.events import ID, TIME, Partition, Record, rfc3339, root_id
 from choreo.service import Service
 from choreo.testing.simulation.broker import SimBroker
 from choreo.testing.simulation.chance import Chance
@@ -178,6 +178,15 @@ class Process:
         self._crash_in = max(ahead, 1)
         return ahead <= 0
 
+    def takes(self, partition: Partition, generation: int) -> bool:
+        """Tell whether nobody who lives has it by a newer generation; note that it is ours."""
+        takeovers = self.machine.takeovers
+        newest, holder = takeovers.get(partition, (generation, self))
+        if newest > generation and holder is not self and not holder.gone:
+            return False
+        takeovers[partition] = generation, self
+        return True
+
     def at_mercy(self) -> bytes:
         """Give what the disk holds for certain."""
         return self.machine.disk.content()
@@ -222,6 +231,8 @@ class Machine:
     awaits: int = 0
     process: Process | None = None
     graves: list[object] = field(default_factory=list)
+    takeovers: dict[Partition, tuple[int, Process]] = field(default_factory=dict)
+    """By which generation of the group each partition was taken over last, and by whom."""
     planned: int = 0
     counting: bool = False
     """Whether awaits are counted: not at the start, and not once nothing is to go wrong."""
