@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from choreo.adapters.sqlite.database import Database
@@ -23,11 +23,13 @@ __all__ = ["due_of", "due_rows", "let_go", "stale", "take_over", "unsent_rows"]
 
 # ── due ──────────────────────────────────────────────────────────────────────────────────
 
-# json_each holds the partitions, by number of topic; ?4 tells whether what came in on a
-# partition of nobody is ours, too.
+# No GLOB: a statement that compares so with a parameter is prepared anew for each value of it.
+GROUPS = "handler IN (SELECT id FROM name WHERE substr(text, 1, length(?2)) = ?2)"
+# json_each holds the partitions, by number of topic: taken apart once, not for each row. ?4 tells
+# whether what came in on a partition of nobody is ours, too.
 OURS = (
-    "handler IN (SELECT id FROM name WHERE text GLOB ?2) AND (EXISTS (SELECT 1 FROM json_each(?3)"
-    " WHERE json_extract(value, '$[0]') = {0}.topic AND json_extract(value, '$[1]') = partition)"
+    GROUPS + " AND (({0}.topic, partition) IN"
+    " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?3))"
     " OR ?4 AND NOT EXISTS (SELECT 1 FROM assignment AS had WHERE grp = ?5"
     " AND had.topic = topic.name AND had.partition = {0}.partition))"
 )
@@ -43,7 +45,6 @@ FIRED = (
     f" CROSS JOIN topic ON topic.id = timer.topic WHERE due <= ?1 AND {OURS.format('timer')}"
     " ORDER BY due LIMIT ?6"
 )
-GROUPS = "handler IN (SELECT id FROM name WHERE text GLOB ?2)"
 NEXT = (
     "SELECT min(due) FROM (SELECT min(due) AS due FROM inbox INDEXED BY inbox_due"
     f" WHERE status = 1 AND due > ?1 AND {GROUPS}"
@@ -53,12 +54,14 @@ NEXT = (
 HELD = (
     "SELECT name.text, chain, topic.name, partition FROM inbox INDEXED BY inbox_chain"
     " CROSS JOIN name ON name.id = handler CROSS JOIN topic ON topic.id = inbox.topic"
-    " WHERE chain <> '' AND name.text GLOB ?1"
+    " WHERE chain <> '' AND substr(name.text, 1, length(?1)) = ?1"
 )
 
 
 ASSIGNED = "assignment AS had WHERE grp = ?5"
 OWNED = "owner AS had WHERE grp = ?5 AND holder IN (SELECT value FROM json_each(?7))"
+DUE_ALONE, FIRED_ALONE = (sql.replace(ASSIGNED, OWNED) for sql in (DUE, FIRED))
+HOLDERS = "SELECT DISTINCT holder FROM owner WHERE grp = ?"
 
 
 def due_rows(
@@ -67,12 +70,13 @@ def due_rows(
     """Read parked deliveries and timers that are due, and when the next one of the group is."""
     topics = log.topics
     places = [(topics[p.topic][0], p.number) for p in owned.epochs if p.topic in topics]
-    ours = f"{owned.group}.*"
+    ours = f"{owned.group}."
     asked = [now, ours, json.dumps(places), ORPHANS in owned.epochs, owned.group, most]
     due, fired = DUE, FIRED
     if isinstance(log, Outbox):
-        due, fired = (sql.replace(ASSIGNED, OWNED) for sql in (DUE, FIRED))
-        asked.append(json.dumps(_living(_owners(connection, owned.group), log.database)))
+        due, fired = DUE_ALONE, FIRED_ALONE
+        holders = (holder for (holder,) in connection.execute(HOLDERS, (owned.group,)))
+        asked.append(json.dumps(_living(holders, log.database)))
     rows = connection.execute(due, asked).fetchall()
     rows += connection.execute(fired, asked).fetchall()
     rows.sort(key=lambda row: row[2])
@@ -123,7 +127,8 @@ def unsent_rows(
 
 # ── ownership ────────────────────────────────────────────────────────────────────────────
 
-Owners = Mapping[Partition, tuple[int, str]]
+Owners = Mapping[tuple[str, int], tuple[int, str]]
+"""Epoch and holder of each partition, as they stand in the row: there are many."""
 
 
 def take_over(
@@ -156,17 +161,17 @@ def take_over(
     unclean = {partition for partition in ours if former.get(partition, (0, ""))[1] in gone}
     held = [
         (handler, chain)
-        for handler, chain, topic, number in connection.execute(HELD, (f"{group}.*",))
+        for handler, chain, topic, number in connection.execute(HELD, (f"{group}.",))
         if (place := Partition(topic, number)) in epochs
         or (ORPHANS in epochs and place not in assigned)
     ]
     return Owned(group, epochs, held, unclean)
 
 
-def _assigned(connection: sqlite3.Connection, group: str, ours: str) -> dict[Partition, str]:
+def _assigned(connection: sqlite3.Connection, group: str, ours: str) -> dict[tuple[str, int], str]:
     """Give the partitions that members of a group have or had, and their processes."""
     return {
-        Partition(topic, number): having
+        (topic, number): having
         for topic, number, having in connection.execute(
             "SELECT topic, partition, coalesce(holder, ?2) FROM assignment"
             " LEFT JOIN member ON member.id = member WHERE assignment.grp = ?1",
@@ -175,14 +180,13 @@ def _assigned(connection: sqlite3.Connection, group: str, ours: str) -> dict[Par
     }
 
 
-def _living(owners: Owners, database: Database) -> list[str]:
-    holders = dict.fromkeys(holder for _, holder in owners.values())
-    return [one for one in holders if one and database.alive(one)]
+def _living(holders: Iterable[str], database: Database) -> list[str]:
+    return [one for one in dict.fromkeys(holders) if one and database.alive(one)]
 
 
-def _served(owners: Owners, database: Database) -> dict[Partition, str]:
+def _served(owners: Owners, database: Database) -> dict[tuple[str, int], str]:
     """Give the partitions that a process owns which is there, and the process."""
-    living = _living(owners, database)
+    living = _living((holder for _, holder in owners.values()), database)
     return {place: holder for place, (_, holder) in owners.items() if holder in living}
 
 
@@ -192,13 +196,11 @@ def _first(connection: sqlite3.Connection, database: Database) -> str | None:
     return next((grp for grp, holder in rows if holder and database.alive(holder)), None)
 
 
-def _owners(connection: sqlite3.Connection, group: str) -> dict[Partition, tuple[int, str]]:
-    return {
-        Partition(topic, number): (epoch, holder)
-        for topic, number, epoch, holder in connection.execute(
-            "SELECT topic, partition, epoch, holder FROM owner WHERE grp = ?", (group,)
-        )
-    }
+def _owners(connection: sqlite3.Connection, group: str) -> Owners:
+    rows = connection.execute(
+        "SELECT topic, partition, epoch, holder FROM owner WHERE grp = ?", (group,)
+    )
+    return {row[:2]: row[2:] for row in rows}
 
 
 def let_go(connection: sqlite3.Connection, group: str, epochs: Mapping[Partition, int]) -> None:
@@ -211,7 +213,7 @@ def let_go(connection: sqlite3.Connection, group: str, epochs: Mapping[Partition
 
 def stale(connection: sqlite3.Connection, owned: Collection[Owned]) -> set[int]:
     """Give the `id` of each of these of which somebody else has taken a partition over."""
-    current: dict[str, dict[Partition, tuple[int, str]]] = {}
+    current: dict[str, Owners] = {}
     found = set()
     for one in owned:
         if one.group not in current:

@@ -6,6 +6,7 @@ ends with its process) does not add up, and as many cores as there are help.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ from choreo.testing.simulation.world import Invariant, Plan, World, simulate
 __all__ = ["Case", "Outcome", "Trial", "hashed", "run_all", "totals"]
 
 BATCH = 20
+GC_THRESHOLD = 50_000
+"""As a worker has it (`Limits.gc_threshold`): a run leaves few cycles, and its history grows."""
 
 
 class Case(NamedTuple):
@@ -217,6 +220,8 @@ class _Batch:
 def _work(trial: Trial, cases: Sequence[Case], writing: int) -> None:
     """Run cases in this process, tell of each, and end it: nothing else of it is to run."""
     code = 1
+    gc.freeze()  # what was there before lives as long as this process
+    gc.set_threshold(GC_THRESHOLD)
     try:
         with os.fdopen(writing, "w") as lines:
             for case in cases:
