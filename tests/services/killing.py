@@ -90,7 +90,9 @@ class Killed:
         assert not open_, f"{len(open_)} flows are open: {open_[:3]}"
         assert len(flows) == len(self.placed)
         assert not [flow for flow in flows if flow["dead"]]
-        for name in [name for name in self.shop.running if name.startswith("services")]:
+        services = {n: part for n, part in self.shop.running.items() if n.startswith("services")}
+        for name, part in services.items():
             self.shop.stop(name)
+            assert part.returncode == 0, self.shop.log(name)
         self.shop.close()
         assert self.shop.ask("audit")["violations"] == []
