@@ -20,6 +20,8 @@ TRIAL = Trial(SERVICES, scenario, invariants=(money,))
 KINDS = {one.name for one in fields(Faults) if one.type == "float"} - {
     "raised", "late_s", "jump_s",
 }  # fmt: skip
+LOSES_POWER = 119
+"""A seed by which power is lost while another step of the process has just been told of its own."""
 HASH_OF = (
     "from tests.simulation.test_world import TRIAL, Case\n"
     "print(*(TRIAL.run(Case(seed)).history_hash for seed in (5, 6)))"
@@ -58,7 +60,8 @@ def test_workers_change_nothing() -> None:
 
 def test_whatever_goes_wrong_ends_well_and_every_fault_fires() -> None:
     rough = Trial(SERVICES, scenario, faults=_often(ROUGH, 4), invariants=(money,))
-    outcomes = list(run_all(rough, [Case(seed) for seed in range(1, 41)], workers=2))
+    seeds = [*range(1, 41), LOSES_POWER]
+    outcomes = list(run_all(rough, [Case(seed) for seed in seeds], workers=2))
     assert [one.violations for one in outcomes if one.violations] == []
     fired = Counter[str]()
     for one in outcomes:

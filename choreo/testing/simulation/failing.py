@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from choreo.errors import BrokerUnavailableError, ChoreoError, StoreUnavailableError
 from choreo.events import Partition, Record
@@ -19,6 +19,14 @@ from choreo.testing.simulation.cluster import copied
 __all__ = ["HostBroker", "HostStore", "Victim"]
 
 REBOOTS = ("crash", "hang", "jump")
+
+
+class Mark(NamedTuple):
+    """A moment of a disk: all that was committed, and how often somebody was told of that."""
+
+    content: bytes | None
+    """None while a transaction is open: what is committed can not be told from the rest."""
+    acknowledged: int
 
 
 class Victim(Protocol):
@@ -37,11 +45,15 @@ class Victim(Protocol):
         """
         ...
 
-    def at_mercy(self) -> bytes:
+    def acknowledge(self) -> None:
+        """Note that somebody is told of something that was written: it is there for good."""
+        ...
+
+    def at_mercy(self) -> Mark:
         """Give what its disk holds for certain."""
         ...
 
-    def lose_power(self, durable: bytes) -> None:
+    def lose_power(self, mark: Mark) -> None:
         """End, with the disk as it was, or as it is: what was not acknowledged may be either."""
         ...
 
@@ -129,6 +141,7 @@ class HostStore(_Befallen, FaultyStore):
 
     async def after(self, verb: str) -> None:
         """Have a fault happen although it is done."""
+        self.victim.acknowledge()
         await self.reboot(verb)
         await super().after(verb)
 
@@ -147,9 +160,9 @@ class HostStore(_Befallen, FaultyStore):
         if contested and self.fires("conflict", "apply"):
             return [Applied.CONFLICT if _contested(plan) else _UNWRITTEN for plan in plans]
         if self.fires("power_loss", "apply"):
-            durable = self.victim.at_mercy()
+            mark = self.victim.at_mercy()
             await self._inner.apply(plans)
-            self.victim.lose_power(durable)
+            self.victim.lose_power(mark)
             await asyncio.get_running_loop().create_future()
         return await super().apply(plans)
 

@@ -25,7 +25,7 @@ from choreo.testing.simulation.broker import SimBroker
 from choreo.testing.simulation.chance import Chance
 from choreo.testing.simulation.clock import HostClock
 from choreo.testing.simulation.cluster import Cluster
-from choreo.testing.simulation.failing import HostBroker, HostStore
+from choreo.testing.simulation.failing import HostBroker, HostStore, Mark
 from choreo.testing.simulation.loop import HOST, SimLoop
 from choreo.worker import Limits
 
@@ -187,13 +187,20 @@ class Process:
         takeovers[partition] = generation, self
         return True
 
-    def at_mercy(self) -> bytes:
-        """Give what the disk holds for certain."""
-        return self.machine.disk.content()
+    def acknowledge(self) -> None:
+        """Note that somebody is told of something that was written: it is there for good."""
+        self.machine.acknowledged += 1
 
-    def lose_power(self, durable: bytes) -> None:
-        """End at this very step; the last that was written may be gone."""
-        self._durable = durable if self.chance.rng.random() < 1 / 2 else None
+    def at_mercy(self) -> Mark:
+        """Give what the disk holds for certain."""
+        disk = self.machine.disk
+        content = disk.content() if disk.holder is None else None
+        return Mark(content, self.machine.acknowledged)
+
+    def lose_power(self, mark: Mark) -> None:
+        """End at this very step; the last that was written may be gone, if nobody was told."""
+        lost = self.chance.rng.random() < 1 / 2 and mark.acknowledged == self.machine.acknowledged
+        self._durable = mark.content if lost else None
         self._crash_in = 1
 
     def hang(self) -> None:
@@ -229,6 +236,7 @@ class Machine:
     chance: Chance
     plan: Collection[int] = ()
     awaits: int = 0
+    acknowledged: int = 0
     process: Process | None = None
     graves: list[object] = field(default_factory=list)
     takeovers: dict[Partition, tuple[int, Process]] = field(default_factory=dict)
