@@ -27,8 +27,10 @@ async def alone(app: App) -> AsyncIterator[App]:
     """Start and stop an App that has its process to itself.
 
     Handlers that nothing can end (one that swallows its cancellation, a thread that never
-    comes back) are left behind with the process: it ends at once, with exit code 1.
+    comes back) are left behind with the process: it ends at once, with exit code 1. So it does
+    when what comes after the App does not end: a thread that is waited for, an exporter.
     """
+    app.alone = True
     try:
         async with app:
             yield app

@@ -103,6 +103,8 @@ class App:
         self.telemetry = Telemetry.configured()
         """What is told of this App; to be set before `start`. None: nothing, at no cost."""
         self._sampling: asyncio.Task[None] | None = None
+        self.alone = False
+        """Whether the process is its own: then it also ends with it, at the latest (CH5016)."""
         self._ending = Ending(self._limits.drain_s + self._limits.leave_s)
         self.started = self.leaving = False
         self.gave_up = False
@@ -146,9 +148,10 @@ class App:
         if self.services:
             taken = [(one.service, one.topics) for one in self._compiled]
             await warn_of_topics(self.broker, self._topics, taken)
-            await warn_of_database(self.store)
         for service in self.services:
             await migrate(self.store, service)
+        if self.services:  # it has answered by now: a look that fails is no second wait
+            await warn_of_database(self.store)
         await refuse_orphans(self.store, {c.service.name: c.names for c in self._compiled})
         if self.services:
             await self.broker.publish([self._manifest(service) for service in self.services])
@@ -195,7 +198,8 @@ class App:
             if worker is not None:
                 await worker.stop()
                 self.gave_up = worker.gave_up
-        self._ending.done()
+        if not self.alone:
+            self._ending.done()
 
     async def _in_time(self, close: Callable[[], Awaitable[None]]) -> None:
         """Close; what was left behind, or a full disk, does not keep us."""
@@ -217,7 +221,7 @@ class App:
         """
         assert self._worker is not None, "serve() needs a started App"
         assert self._worker.failure is not None
-        with self._ending.heard() as told:
+        with self._ending.heard(to_the_end=self.alone) as told:
             waiting = asyncio.ensure_future(told.wait())
             try:
                 await asyncio.wait(

@@ -8,13 +8,16 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 
 from choreo.errors import HandlerError
 
 __all__ = ["Ending"]
+
+SAY_S = 1.0
 
 
 class Ending:
@@ -34,10 +37,11 @@ class Ending:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextmanager
-    def heard(self) -> Iterator[asyncio.Event]:
+    def heard(self, *, to_the_end: bool = False) -> Iterator[asyncio.Event]:
         """Listen to SIGTERM and SIGINT, inside of the block; give what the first one sets.
 
-        At a second signal the process ends at once. Only the main thread can listen.
+        At a second signal the process ends at once: `to_the_end` also while all is closed, after
+        the block. Only the main thread can listen.
         """
         self._loop = asyncio.get_running_loop()
         numbers = (signal.SIGTERM, signal.SIGINT)
@@ -47,7 +51,8 @@ class Ending:
             yield self._told
         finally:
             for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+                if not to_the_end:
+                    signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def done(self) -> None:
         """All is closed: nobody has to see to it any more. May be called without a signal."""
@@ -59,26 +64,43 @@ class Ending:
         assert self._loop is not None
         if self._timer is not None:
             os._exit(1)
-        self._timer = threading.Timer(self._within_s, self._end)
-        self._timer.daemon = True
-        self._timer.start()
-        self._loop.call_soon_threadsafe(self._told.set)
+        with suppress(RuntimeError):  # the loop is closed: all that is left is to end
+            self._loop.call_soon_threadsafe(self._told.set)
+        self._timer = _later(self._within_s, self._end)
 
     def _end(self) -> None:
+        _later(SAY_S, partial(os._exit, 1))  # who takes what is said may have stopped reading
+        try:
+            self._say()
+        finally:
+            os._exit(1)
+
+    def _say(self) -> None:
+        """Say what everything is at."""
         assert self._loop is not None
-        for thread, frame in sys._current_frames().items():  # noqa: SLF001 - no other way
-            sys.stderr.write(f"thread {thread:#x}\n{''.join(traceback.format_stack(frame))}")
-        for task in asyncio.all_tasks(self._loop):
-            sys.stderr.write(f"task {task.get_name()}\n{_awaited(task)}")
+        lines = [
+            f"thread {thread:#x}\n{''.join(traceback.format_stack(frame))}"
+            for thread, frame in sys._current_frames().items()  # noqa: SLF001 - no other way
+        ]
+        lines += [
+            f"task {task.get_name()}\n{_awaited(task)}" for task in asyncio.all_tasks(self._loop)
+        ]
         error = HandlerError(
             f"the process did not end within {self._within_s:g} s of being told to: it is over now",
             code="CH5016",
             fix="look above at what the threads and tasks wait for; what needs longer to close"
             " is given it by Limits(drain_s=, leave_s=)",
         )
-        sys.stderr.write(f"error: {error}\n")
-        sys.stderr.flush()
-        os._exit(1)
+        lines.append(f"error: {error}\n")
+        # Not by its write(): whoever is stuck in one has its lock.
+        os.write(sys.stderr.fileno(), "".join(lines).encode("utf-8", "replace"))
+
+
+def _later(delay_s: float, what: Callable[[], object]) -> threading.Timer:
+    timer = threading.Timer(delay_s, what)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _awaited(task: asyncio.Task[object]) -> str:

@@ -77,6 +77,8 @@ class Careful:
         mark = lane.mark()
         while self._suspects or not lane.beyond(mark):  # noqa: ASYNC110 - seldom, and for long
             await asyncio.sleep(CALM_S / 10)
+        if pipeline.stopping:  # what was left for the next start may be what ended the process
+            return
         load = partial(pipeline.store.load, [self._want(keys)])
         (seen,) = await pipeline.outlasting(load)
         plans = []

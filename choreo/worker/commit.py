@@ -67,6 +67,8 @@ class Committer:
                 await self._relay.room(waiting)
             apply = partial(self._applied, group)
             results = await pipeline.outlasting(apply, loop="commit", waiting=waiting)
+            if Applied.DONE in results:  # also after an error of one plan, for which no loop waited
+                pipeline.say_back("store")
             for (d, plan), result in zip(group, results, strict=True):
                 if d is None:
                     continue

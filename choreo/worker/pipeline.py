@@ -278,7 +278,7 @@ class Pipeline:
                 away.add(self.say_outage(exc))
             else:
                 for part in away:
-                    self._say_back(part)
+                    self.say_back(part)
                 return answer
             with self.standing(loop, waiting):
                 await self.sleep(self.limits.outage_s)
@@ -304,7 +304,8 @@ class Pipeline:
         self._away[part] = now
         return part
 
-    def _say_back(self, part: str) -> None:
+    def say_back(self, part: str) -> None:
+        """Say that it answers, if it was said that it does not."""
         if self._away.pop(part, None) is not None and part in BACK:
             log.warning(BACK[part])
 

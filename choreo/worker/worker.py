@@ -34,6 +34,8 @@ __all__ = ["Worker"]
 log = logging.getLogger("choreo.worker")
 log.addFilter(LogFields())
 
+COMMIT_S = 5.0
+"""For the offsets of a service at the end: they only save looking again at what is settled."""
 LEAVE_S = 1.0
 """For each service's goodbye, where something was left behind."""
 
@@ -69,6 +71,7 @@ class Worker:
         self._committer = Committer(self._pipeline, self._runners, self._relay)
         self._lanes: list[Lane] = []
         self._sources: list[asyncio.Task[None]] = []
+        self._mute = False
         self.gave_up = False
         """Whether the drain left handlers behind that did not end in time."""
 
@@ -169,9 +172,13 @@ class Worker:
                 await self._leave(lane)
 
     async def _leave(self, lane: Lane) -> None:
-        if not self._pipeline.failed():
+        if not self._pipeline.failed() and not self._mute:
             try:
-                await lane.subscription.commit(lane.watermarks())
+                async with asyncio.timeout(COMMIT_S):
+                    await lane.subscription.commit(lane.watermarks())
+            except TimeoutError:
+                self._mute = True  # the others would wait as long, one after the other
+                log.warning("the log does not answer; the inbox makes up for the offsets")
             except ChoreoError as exc:
                 log.warning("offsets are not committed; the inbox makes up for it: %s", exc)
         await lane.subscription.close()

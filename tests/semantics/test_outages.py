@@ -118,3 +118,17 @@ async def test_a_log_that_is_away_while_the_store_forgets_is_told_as_the_log(
     away, back = caplog.messages
     assert away.startswith("the log does not answer, what needs it waits: CH3001")
     assert back == "the log answers again"
+
+
+async def test_what_one_delivery_met_is_over_with_the_next_commit(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with lab.open(desk()) as app:
+        assert app.worker is not None
+        app.worker._pipeline.say_outage(StoreUnavailableError("away", fix="wait"))
+        await app.publish(Placed(k="a"))
+        await lab.clock.advance(1)
+    assert [one.message for one in caplog.records if "store" in one.message] == [
+        "the store does not answer, everything waits for it: CH4001 away Fix: wait",
+        "the store answers again",
+    ]

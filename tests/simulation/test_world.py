@@ -6,12 +6,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
 from choreo.errors import SimulationError
 from choreo.testing import CALM, ROUGH, Faults
 from choreo.testing.simulation import Case, Outside, Plan, Trial, World, hashed, run_all, simulate
+from choreo.testing.simulation.failing import Mark
+from choreo.testing.simulation.host import Process
 from tests.simulation.desk import Bank, Ordered, careful, money, orders, scenario
 
 pytest_plugins = ["choreo.testing.plugin"]
@@ -81,6 +84,27 @@ def test_months_go_by_in_no_time(simulated: Callable[..., World]) -> None:
     assert world.loop.time() > 90 * 86_400
     world.audit()
     assert world.flows == 1
+
+
+def test_what_somebody_was_told_of_outlives_a_loss_of_power(
+    simulated: Callable[..., World], tmp_path: Path
+) -> None:
+    world = simulated(SERVICES, seed=3, faults=CALM)
+    world.publish(Ordered(order="desk-1"))
+    world.run(days=1)
+    assert world.evidence(tmp_path).recovery is None  # nobody was told to end
+    process = world.machines["orders"].process
+    assert process is not None
+    mark = process.at_mercy()
+    assert {lost(process, mark) for _ in range(20)} == {None, mark.content}
+    process.acknowledge()
+    assert {lost(process, mark) for _ in range(20)} == {None}
+
+
+def lost(process: Process, mark: Mark) -> bytes | None:
+    """Have the power go; give what the disk goes back to, None if it stays as it is."""
+    process.lose_power(mark)
+    return process._durable
 
 
 def test_a_world_is_judged_by_all_that_it_has_evidence_for(

@@ -126,6 +126,7 @@ class World:
         self._caller = self._app()
         self._started = False
         self._at_rest = False
+        self._recovery: Recovery | None = None
         self._level = logging.NOTSET
         self._guard = Guard(services, self.loop)
         self.machines = {service.name: self._machine(service) for service in services}
@@ -155,6 +156,7 @@ class World:
         """Start every service, calmly; what is published or run first does so by itself."""
         if self._at_rest:  # it was judged, and is to go on
             self._at_rest = False
+            self._recovery = None
             for machine in self.machines.values():
                 machine.start()
         if self._started:
@@ -206,7 +208,7 @@ class World:
     def _stop(self) -> None:
         """Have every service end as on SIGTERM: then nobody holds anything, and nothing waits."""
         self._at_rest = True
-        self._calm_at = self._caller.clock.now()
+        self._recovery = Recovery(self._caller.clock.now(), stopped=True)
         for machine in self.machines.values():
             machine.stop()
         self._go(STOP_WITHIN_S)
@@ -258,7 +260,7 @@ class World:
             commits=self.cluster.commits,
             views=self._tracking.shown(),
             outside={name: one.entries for name, one in self._outside.items() if one.entries},
-            recovery=Recovery(self._calm_at, stopped=self._at_rest),
+            recovery=self._recovery,
             skew_s=self.skew_s,
         )
 
