@@ -190,13 +190,14 @@ Change = Settle | Publish | SetTimer | CancelTimer | Gate | Remember | SaveState
 class Owned:
     """What a worker owns: partitions of a group, each with the epoch it was taken at.
 
-    `held` has the (handler, chain) of every parked delivery found at the takeover: what
-    comes later in such a chain waits behind it. `unclean` are the partitions whose former
-    owner has crashed. A worker counts in `open` what it has on its way, and sets `lost`
-    once the partitions are not its own any more.
+    `topics` are those of the group: who has ORPHANS leaves their partitions alone, which go to
+    another member soon. `held` has the (handler, chain) of every parked delivery found at the
+    takeover: what comes later in such a chain waits behind it. `unclean` are the partitions
+    whose former owner has crashed. A worker counts in `open` what it has on its way, and sets
+    `lost` once the partitions are not its own any more.
     """
 
-    __slots__ = ("checked", "epochs", "group", "held", "lost", "open", "unclean")
+    __slots__ = ("checked", "epochs", "group", "held", "lost", "open", "topics", "unclean")
 
     def __init__(
         self,
@@ -210,6 +211,7 @@ class Owned:
         self.epochs = epochs
         self.held = held
         self.unclean = unclean
+        self.topics: Collection[str] = ()
         self.open = 0
         self.lost = False
         self.checked: object = None  # the store's own mark of when it last saw the epochs

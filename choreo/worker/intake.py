@@ -136,9 +136,13 @@ class Intake:
 
     def _take_due(self, lane: Lane, row: Due) -> None:
         claim = lane.claim_of(row.source)
-        if claim is None:  # revoked since it was read
+        due_key = (row.handler, row.subject)
+        if due_key in lane.running_due:  # it has begun since the rows were read
             return
-        lane.running_due.add((row.handler, row.subject))
+        lane.running_due.add(due_key)
+        if claim is None:
+            lane.others_due.add(due_key)
+            return
         route = route_of(lane.compiled.by_name, row.handler, lane.compiled.former)
         if route is None:
             log.error(
@@ -151,7 +155,7 @@ class Intake:
         claim.open += 1
         d.lane = lane
         d.batch = Batch(left=1)
-        d.due_key = (row.handler, row.subject)
+        d.due_key = due_key
         self._pipeline.in_flight += 1
         if lane.careful and _is_suspect(lane, d):
             lane.suspect(d)

@@ -39,9 +39,11 @@ class Lane:
         self.name = compiled.service.name
         self.key = self.name.encode()
         self.owned = Owned(self.name, {})
+        self.owned.topics = frozenset(compiled.topics)
         self.claims: dict[tuple[str, int], Owned] = {}
         self.held: Counter[tuple[str, str]] = Counter()
         self.running_due: set[tuple[str, bytes]] = set()
+        self.others_due: set[tuple[str, bytes]] = set()  # of these, what is another member's
         self.next_due: float | None = 0.0
         self.uncommitted = False
         self.due_added = asyncio.Event()
@@ -63,6 +65,8 @@ class Lane:
             self.claims[partition] = owned.only(partition)
         for chain, parked in Counter(owned.held).items():
             self.held[chain] = parked
+        self.running_due -= self.others_due
+        self.others_due.clear()
         self.due_at(0.0)
         self.due_added.set()
 
@@ -108,8 +112,16 @@ class Lane:
                 self.due_added.set()
 
     def claim_of(self, source: Source) -> Owned | None:
-        """Give what a delivery stands on; None when its partition is not ours."""
-        return self.claims.get(source[:2]) or self.claims.get(ORPHANS)
+        """Give what a delivery stands on; None when its partition is not ours.
+
+        Where nobody is who had it, another member is given it soon, and publishes first what was
+        left there to be published: only what comes of a topic that the service has no more is
+        for whoever has ORPHANS.
+        """
+        claim = self.claims.get(source[:2])
+        if claim is None and source.topic not in self.owned.topics:
+            claim = self.claims.get(ORPHANS)
+        return claim
 
     # ── watermarks ───────────────────────────────────────────────────────────────────────
 
@@ -133,7 +145,7 @@ class Lane:
 
     def mark(self) -> tuple[int, frozenset[tuple[str, bytes]]]:
         """Say how far we are: batches that came, parked deliveries that run."""
-        return self._batches, frozenset(self.running_due)
+        return self._batches, frozenset(self.running_due - self.others_due)
 
     def beyond(self, mark: tuple[int, frozenset[tuple[str, bytes]]]) -> bool:
         """Tell whether all that was on its way at `mark` is settled."""

@@ -126,6 +126,8 @@ class Relay:
         line = self._lines.get(claim)
         if line is None:
             line = self._lines[claim] = Line(claim)
+            if claim is not None and claim.lost:  # with what was left before: its next owner's
+                line.drop()
         return line
 
     def _add(self, line: Line, ticket: int, records: Iterable[Record]) -> None:

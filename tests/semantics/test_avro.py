@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import choreo.adapters.registry  # noqa: F401 - to import it in a loop blocks that
 from choreo import App, ConfigurationError, Event, Service
 from choreo.codec import subject_of
 from choreo.errors import RegistryUnavailableError

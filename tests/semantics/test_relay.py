@@ -15,8 +15,8 @@ import pytest
 from choreo import App, Service
 from choreo.errors import BrokerError, BrokerUnavailableError
 from choreo.events import STEP, Partition, Record
-from choreo.plan import Owned, Plan, Publish
-from choreo.ports import Applied
+from choreo.plan import Owned, Plan, Publish, Source
+from choreo.ports import ORPHANS, Applied
 from choreo.testing import CALM, Faults, FaultyBroker, FaultyStore
 from choreo.worker import Limits
 from tests.semantics.events import Paid, Placed, Reserved
@@ -246,6 +246,44 @@ async def test_what_ends_after_a_takeover_leaves_nothing_behind(lab: Lab) -> Non
         await lab.clock.advance(20)
         assert set(relay._lines) == before
         assert seen(lab) == {"k0": [1]}
+
+
+async def test_what_ends_late_does_not_overtake_what_is_left_to_the_next_owner(lab: Lab) -> None:
+    """The partition is revoked while the broker is away; a step that still runs commits then."""
+    async with opened(lab, desk([])) as (app, broker, store):
+        assert app.worker is not None
+        relay = app.worker._relay
+        assert relay is not None
+        broker.down = True
+        await place(app, 1)
+        await lab.clock.settle()
+        claim = next(one for one in relay._lines if one and relay.holds([one]))
+        claim.lost = True
+        relay.drop([claim])
+        (row, *_) = await store.unsent(Owned("desk", dict(claim.epochs)), after=0, most=9)
+        late = Record("desk.reserved", b"k0", dict(row.record.headers), b'{"k":"k0","n":2}')
+        assert await relay.apply([Plan(claim, (Publish(late),))]) == [Applied.DONE]
+        broker.down = False
+        await lab.clock.advance(5)
+        assert seen(lab) == {}
+    async with opened(lab, desk([])):
+        await lab.clock.settle()
+    assert seen(lab) == {"k0": [1, 2]}
+
+
+async def test_a_partition_of_nobody_is_the_next_members_if_its_topic_is_read_here(
+    lab: Lab,
+) -> None:
+    """It publishes first what the one before has left: nothing parked there may go ahead."""
+    async with opened(lab, desk([])) as (app, *_):
+        assert app.worker is not None
+        (lane,) = app.worker.lanes
+        place = next(one for one in lane.claims if one[0] == "desk.placed")
+        came, gone = Source(*place, 1), Source("desk.gone", 0, 1)
+        assert lane.claim_of(came) is lane.claims[place]
+        lane.lose([Partition(*place)])
+        assert lane.claim_of(came) is None
+        assert lane.claim_of(gone) is lane.claims[ORPHANS]
 
 
 async def test_a_row_below_what_was_sent_is_found(lab: Lab) -> None:

@@ -145,7 +145,8 @@ class PostgresStore:
         if self._clock.elapsed() >= until:
             known = await orphans(connection, self._names, group)
             self._orphans[group] = (self._clock.elapsed() + ORPHANS_S, known)
-        return [*found, *known]
+        at = self._names.partitions
+        return [*found, *(one for one in known if at[one].topic not in owned.topics)]
 
     # ── seeing ───────────────────────────────────────────────────────────────────────────
 
