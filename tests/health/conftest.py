@@ -49,7 +49,7 @@ async def tool() -> AsyncIterator[Tool]:
 async def answer(asked: Asked, tool: Tool) -> Answered:
     Path("begun").touch()
     while asked.what == "block" and not Path("go").exists():
-        time.sleep(0.01)
+        time.sleep(0.01)  # blocks the event loop until the test has seen it
     while asked.what == "wait" and not Path("go").exists():
         await asyncio.sleep(0.01)
     return Answered(k=asked.k)
