@@ -1,6 +1,7 @@
-"""A member of a group that is told to end while it begins to move."""
+"""Cancelled at a bad moment: a member that begins to move, a file that is being opened."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,33 @@ async def test_a_cancellation_at_the_moment_of_a_kick_is_not_swallowed(
     await asyncio.wait([beating], timeout=5)
     assert beating.cancelled()
     await broker.close()
+
+
+async def test_a_file_is_closed_while_it_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, going_on, start = threading.Event(), threading.Event(), threading.Thread.start
+
+    def held(thread: threading.Thread) -> None:
+        if thread.name == "choreo-sqlite-reader":
+            begun.set()
+            going_on.wait()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", held)
+    database = Database(tmp_path / "choreo.db")
+    database.hold()
+    opening = asyncio.create_task(database.open())
+    await asyncio.to_thread(begun.wait)
+    opening.cancel()
+    await asyncio.wait([opening])
+    closing = asyncio.create_task(database.close())
+    await asyncio.sleep(0)
+    going_on.set()
+    await closing
+    assert opening.cancelled()
+    assert left(tmp_path) == ["choreo.db"]
+
+
+def left(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]

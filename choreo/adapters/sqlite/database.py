@@ -158,6 +158,8 @@ class Database:
         if self._users > 0 or self.closed:
             return
         self.closed = True
+        if self._opening is not None and not self._opening.done():  # who asked was cancelled
+            await asyncio.wait((self._opening,))
         # The writer last: then its connection is the last one, and leaves one file, no WAL.
         self._reads.put(None)
         for thread in self._threads[1:]:
