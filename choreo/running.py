@@ -16,7 +16,7 @@ from choreo.health import ServicesProbe, served
 from choreo.service import Service
 from choreo.telemetry import configure
 
-__all__ = ["alone", "health_at", "run", "telling"]
+__all__ = ["alone", "health_at", "run", "serving", "telling"]
 
 AGAIN_S = 60.0
 WORDS_MAX = 1000
@@ -41,6 +41,13 @@ async def alone(app: App) -> AsyncIterator[App]:
         raise
     if app.gave_up:
         _leave()
+
+
+async def serving(app: App) -> asyncio.Task[None]:
+    """Have a started App serve; from the return on it hears signals."""
+    task = asyncio.create_task(app.serve())
+    await asyncio.sleep(0)
+    return task
 
 
 def _leave() -> None:
@@ -95,11 +102,12 @@ def run(*services: Service) -> None:
     async def main(health: str) -> None:
         app = App(*services)
         async with served(ServicesProbe(app), health) as where, alone(app):
+            serves = await serving(app)
             names = ", ".join(service.name for service in services)
             sys.stderr.write(
                 f"running {names} on {Deployment.of()}{health_at(where)}; Ctrl-C ends it\n"
             )
-            await app.serve()
+            await serves
 
     try:
         adopt_dotenv()

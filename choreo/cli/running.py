@@ -20,7 +20,7 @@ from choreo.cli.output import execute, say
 from choreo.cli.settings import Settings
 from choreo.health import BothProbe, ServicesProbe, TrackerProbe, served
 from choreo.ports import Broker, Clock, ViewStore
-from choreo.running import alone, health_at, telling
+from choreo.running import alone, health_at, serving, telling
 from choreo.service import Service
 from choreo.tracker import tracker_of
 
@@ -68,32 +68,31 @@ async def _run(settings: Settings, loaded: Sequence[Service], *, tracked: bool) 
     alone_probe = ServicesProbe(app)
     probe = BothProbe(alone_probe) if tracked else alone_probe
     async with served(probe, settings.health) as where, alone(app):
-        serving = asyncio.create_task(app.serve())
-        await asyncio.sleep(0)  # from here on signals are heard
+        serves = await serving(app)
         names = ", ".join(service.name for service in loaded)
         beside = " and the tracker" if tracked else ""
         say(f"running {names}{beside} on {settings.deployment}{health_at(where)}; Ctrl-C ends it")
         if isinstance(probe, BothProbe):
-            await _serve_tracked(app, serving, settings, probe)
+            await _serve_tracked(app, serves, settings, probe)
         else:
-            await serving
+            await serves
 
 
 async def _serve_tracked(
-    app: App, serving: asyncio.Task[None], settings: Settings, probe: BothProbe
+    app: App, serves: asyncio.Task[None], settings: Settings, probe: BothProbe
 ) -> None:
     views = open_views(settings.folder)
     tracker = tracker_of(app.broker, views, app.clock)
     probe.tracker = TrackerProbe(tracker.course, views)
     following = asyncio.create_task(tracker.run())
     try:
-        await asyncio.wait((serving, following), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((serves, following), return_when=asyncio.FIRST_COMPLETED)
         tracker.stop()
-        if serving.done():
-            await serving
+        if serves.done():
+            await serves
         await following
     finally:
-        await _ended(serving, following)
+        await _ended(serves, following)
         await views.close()
 
 

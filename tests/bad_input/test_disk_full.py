@@ -25,7 +25,7 @@ ORDERS = 300
 DESK = """
 import asyncio
 from choreo import App, Service, Tx
-from choreo.running import alone
+from choreo.running import alone, serving
 from choreo.worker import Limits
 from tests.semantics.events import Paid, Placed, Sent
 
@@ -43,8 +43,9 @@ async def send(placed: Placed, tx: Tx) -> Sent:
 
 async def main():
     async with alone(App(desk, limits=Limits(outage_s=0.2, drain_s=0.3))) as app:
+        serves = await serving(app)
         print("running", flush=True)
-        await app.serve()
+        await serves
 
 asyncio.run(main())
 """

@@ -26,7 +26,7 @@ import asyncio, os, signal, sys, time
 from pathlib import Path
 from choreo import App, Service, Tx
 from choreo.adapters.sqlite import database, members
-from choreo.running import alone
+from choreo.running import alone, serving
 from choreo.worker import Limits
 from tests.semantics.events import Paid, Placed, Sent
 
@@ -62,8 +62,9 @@ async def send(placed: Placed, tx: Tx) -> Sent:
 
 async def main():
     async with alone(App(desk, limits=Limits(outage_s=0.2))) as app:
+        serves = await serving(app)
         print("running", flush=True)
-        await app.serve()
+        await serves
 
 asyncio.run(main())
 """
