@@ -161,11 +161,9 @@ class Database:
         if self._opening is not None and not self._opening.done():  # who asked was cancelled
             await asyncio.wait((self._opening,))
         # The writer last: then its connection is the last one, and leaves one file, no WAL.
-        self._reads.put(None)
-        for thread in self._threads[1:]:
-            await asyncio.to_thread(thread.join)
-        self._queue.put(None)
-        for thread in self._threads[:1]:
+        ends: tuple[Callable[[None], object], ...] = (self._queue.put, self._reads.put)
+        for thread, end in [*zip(self._threads, ends, strict=False)][::-1]:
+            end(None)
             await asyncio.to_thread(thread.join)
 
     def check_place(self) -> None:
@@ -443,10 +441,9 @@ class _Inline:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put(self, run: Callable[[], None] | None) -> None:
-        if run is not None:
-            self._database.busy += 1
-            self._database._queue.put(_Read(run))  # noqa: SLF001 - one piece with Database
+    def put(self, run: Callable[[], None]) -> None:
+        self._database.busy += 1
+        self._database._queue.put(_Read(run))  # noqa: SLF001 - one piece with Database
 
 
 class _Read:
