@@ -79,10 +79,12 @@ class Load:
         """Wait until more has been acknowledged than now."""
         before = len(self.acknowledged)
         try:
-            await until(lambda: len(self.acknowledged) > before + 20)
+            await until(lambda: self._task.done() or len(self.acknowledged) > before + 20)
         except TimeoutError as exc:
             exc.add_note(f"refused {self.refused} times, for the last time by {self._why!r}")
             raise
+        if self._task.done():
+            await self._task  # it says what ended it
 
     async def stop(self) -> list[int]:
         self._going = False
@@ -395,6 +397,16 @@ async def test_another_tool_reads_what_was_published(kafka_server: KafkaServer) 
     assert found["headers"] == ["ce_type", "shop.Placed", "ce_subject", "ключ"]
 
 
+async def whole(broker: KafkaBroker, count: int) -> None:
+    """Wait until each of so many nodes knows all of them: they learn of each other one by one."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            knows = [len(told["brokers"]) for told in await broker._cluster._everywhere()]
+            if knows == [count] * count:
+                return
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.timeout(240)
 async def test_three_brokers_lose_nothing_acknowledged_when_the_leader_is_killed() -> None:
     """Three replicas, two of them in sync: kill -9 under load."""
@@ -403,6 +415,7 @@ async def test_three_brokers_lose_nothing_acknowledged_when_the_leader_is_killed
     try:
         settings = replace(member(cluster.bootstrap), request_timeout_s=10.0)
         async with opened(KafkaBroker(settings)) as broker:
+            await whole(broker, 3)
             await broker.ensure([Topic(TOPIC.name, 3)])
             load = Load(broker)
             await load.more()

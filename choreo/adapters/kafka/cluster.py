@@ -75,17 +75,27 @@ class Cluster:
     async def partitions(self) -> dict[str, int]:
         """Give all our topics, with the number of their partitions."""
         desk = await self._desk()
-        found = await self._asked("list the topics", desk.describe_topics)
+        return self._counted(await self._asked("list the topics", desk.describe_topics))
+
+    def _counted(self, topics: Iterable[Mapping[str, Any]]) -> dict[str, int]:
         counts: dict[str, int] = {}
-        for one in found:
+        for one in topics:
             name = self.names.here(one["topic"])
             if name is not None:
                 counts[name] = len(one["partitions"])
         return counts
 
-    async def known(self, topics: Collection[str]) -> dict[str, int]:
-        """Give the partitions of these; raises BrokerError for those that are not there."""
+    async def _sought(self, topics: Collection[str]) -> dict[str, int]:
+        """Give all our topics; a broker that knows nothing of one of these may only be behind."""
         counts = await self.partitions()
+        if not counts.keys() >= {*topics}:
+            for told in await self._everywhere():
+                counts = self._counted(told["topics"]) | counts
+        return counts
+
+    async def known(self, topics: Collection[str]) -> dict[str, int]:
+        """Give the partitions of these; raises BrokerError for those that no broker knows."""
+        counts = await self._sought(topics)
         lost = [name for name in topics if name not in counts]
         if lost:
             raise await self._why_missing(lost)
@@ -108,17 +118,16 @@ class Cluster:
 
     async def create(self, topics: Sequence[Topic]) -> None:
         """Create those that are not there, and wait until they can be used."""
-        counts = await self.partitions()
+        counts = await self._sought([one.name for one in topics])
         new = {one.name: one for one in topics if one.name not in counts}
         if not new:
             return
         if not self._settings.create_topics:
             raise await self._why_missing(sorted(new))
+        brokers = max((len(told["brokers"]) for told in await self._everywhere()), default=1)
+        wanted = [self._new(one, min(REPLICAS_MAX, brokers)) for one in new.values()]
         with translating("create topics"):
             desk = await self._desk()
-            cluster = await desk.describe_cluster()
-            replicas = min(REPLICAS_MAX, len(cluster["brokers"]))
-            wanted = [self._new(one, replicas) for one in new.values()]
             answer = await desk.create_topics(wanted)
         for name, code, why in answer.topic_errors:
             if code not in (0, EXISTS):
@@ -186,20 +195,46 @@ class Cluster:
             )
 
     async def _seen(self, topics: Collection[str]) -> None:
-        """Wait until every partition has a leader that takes records."""
+        """Wait until every partition has a leader that takes records, as every broker knows."""
         looks = int(SEEN_S / LOOK_S)
         for _ in range(looks):
-            desk = await self._desk()
-            found = await self._asked("look for new topics", desk.describe_topics)
-            ready = {
-                self.names.here(one["topic"])
-                for one in found
-                if one["partitions"] and all(part["leader"] >= 0 for part in one["partitions"])
-            }
-            if ready.issuperset(topics):
+            answers = await self._everywhere()
+            if answers and all(self._led(told).issuperset(topics) for told in answers):
                 return
             await asyncio.sleep(LOOK_S)
         raise translated(kafka.LeaderNotAvailableError(), "wait for new topics")
+
+    def _led(self, told: Mapping[str, Any]) -> set[str | None]:
+        return {
+            self.names.here(one["topic"])
+            for one in told["topics"]
+            if one["partitions"] and all(part["leader"] >= 0 for part in one["partitions"])
+        }
+
+    async def _everywhere(self) -> list[Mapping[str, Any]]:
+        """Give what each broker knows of the cluster; who does not answer is left out.
+
+        Each learns by itself what was created: one may not know what another has told already.
+        """
+        desk = await self._desk()
+        told = await self._asked(
+            "look at the cluster",
+            desk._get_cluster_metadata,  # noqa: SLF001 - with where the brokers are
+        )
+        desk._client.cluster.update_metadata(told)  # noqa: SLF001 - so that each can be reached
+        numbers = [number for number, *_ in told.brokers]
+        answers = await asyncio.gather(*(self._told_by(desk, number) for number in numbers))
+        return [answer for answer in answers if answer is not None]
+
+    async def _told_by(self, desk: AIOKafkaAdminClient, number: int) -> Mapping[str, Any] | None:
+        request = MetadataRequest(None, allow_auto_topic_creation=False)
+        try:
+            with translating("look at the cluster"):
+                answer = await desk._send_request(request, number)  # noqa: SLF001 - no verb for it
+        except BrokerUnavailableError:
+            return None
+        told: Mapping[str, Any] = answer.to_object()
+        return told
 
     # ── offsets ──────────────────────────────────────────────────────────────────────────
 

@@ -142,7 +142,7 @@ class Producing:
         """Raise for what can not be published, before anything of it is."""
         unknown = sorted({one.topic for one in records} - self._partitions.keys())
         if unknown:
-            await self._cluster.known(unknown)
+            self._partitions |= await self._cluster.known(unknown)
         most = self._settings.record_bytes_max
         for one in records:
             size = len(one.value) + len(one.key or b"")
