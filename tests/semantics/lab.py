@@ -130,6 +130,13 @@ class Lab:
         return found
 
 
+async def turning(true: Callable[[], object]) -> None:
+    """Let the loop turn until it is true, by the real clock."""
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110 - what it waits for happens in threads
+            await asyncio.sleep(0)
+
+
 def _ours(record: Record) -> bool:
     return not record.topic.startswith("choreo.")
 
