@@ -15,11 +15,20 @@ from choreo.codec import JSON_TYPE, headers_from_text
 from choreo.events import Record
 from choreo.step.control import request
 from choreo.testing import ManualClock
+from choreo.testing.clock import Settle
 from choreo.worker import Limits
 
 ROUNDS_MAX = 200
 HASTY = Limits(drain_s=0.05)
 """For an App that is stopped in the middle of its work."""
+
+
+class Unminded(ManualClock):
+    """Time that goes on whatever somebody is at."""
+
+    def settle_with(self, settle: Settle) -> Callable[[], None]:
+        del settle
+        return lambda: None
 
 
 @dataclass

@@ -11,9 +11,11 @@ import pytest
 from choreo import After, App, Event, Service
 from choreo.adapters.sqlite import members
 from choreo.worker import Limits
+from tests.semantics.lab import Unminded
 
 KEYS = "abcdefgh"
 WITHIN_S = 30
+LATER_S = 60
 BRIEF = Limits(revoke_s=0.2, drain_s=0.2, commit_every_s=0.05)
 
 
@@ -139,21 +141,24 @@ async def test_a_timer_from_a_topic_that_nobody_reads_any_more_fires(
 
     @former.on(Posted, name="later")
     async def later(posted: Posted) -> After[Taken]:
-        return After[Taken](Taken(key=posted.key, n=0), after_s=1.5)
+        return After[Taken](Taken(key=posted.key, n=0), after_s=LATER_S)
 
     @present.on(Put, name="later")
     async def as_well(put: Put) -> After[Taken]:
-        return After[Taken](Taken(key=put.key, n=put.n), after_s=1.5)
+        return After[Taken](Taken(key=put.key, n=put.n), after_s=LATER_S)
 
-    async with App(former, folder=tmp_path) as app:
+    clock = Unminded()
+    async with App(former, folder=tmp_path, clock=clock) as app:
         await app.publish(Posted(key="a"))
         await until(lambda: ask(tmp_path, "SELECT 1 FROM timer"))
         if beside:
-            async with App(present, folder=tmp_path):
+            async with App(present, folder=tmp_path, clock=clock):
                 await until(lambda: shares(tmp_path) == [4])
                 await app.stop()
+                await clock.advance(LATER_S)
                 await until(lambda: taken(tmp_path))
-    async with App(present, folder=tmp_path):
+    async with App(present, folder=tmp_path, clock=clock):
+        await clock.advance(LATER_S)
         await until(lambda: taken(tmp_path))
 
 

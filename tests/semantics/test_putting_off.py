@@ -1,7 +1,6 @@
 """A timer that is put off anew in the very moment in which it fires."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,18 +8,8 @@ from choreo import After, App, Service
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
 from choreo.adapters.sqlite.apply import ApplyWork
 from choreo.adapters.sqlite.database import Work
-from choreo.testing import ManualClock
-from choreo.testing.clock import Settle
 from tests.semantics.events import Placed, Sent
-from tests.semantics.lab import Lab, record_of, turning
-
-
-class Unminded(ManualClock):
-    """Time that goes on whatever somebody is at."""
-
-    def settle_with(self, settle: Settle) -> Callable[[], None]:
-        del settle
-        return lambda: None
+from tests.semantics.lab import Lab, Unminded, record_of, turning
 
 
 class CountedDatabase(Database):

@@ -12,7 +12,7 @@ def test_partitions_that_come_later_are_taken_over_although_the_store_does_not_a
     outcomes = list(
         run_all(
             Trial([orders, careful], scenario, faults),
-            [Case(n, crashed) for n in range(1, 161)],
+            [Case(n, crashed) for n in range(1, 61)],
             workers=2,
         )
     )
