@@ -16,12 +16,15 @@ from choreo.errors import (
 )
 from choreo.events import Partition
 from choreo.health import ServicesProbe
+from choreo.worker import Limits
 from choreo.worker.pipeline import FORGOTTEN_S, Pipeline
 from choreo.worker.pruning import SOON_S
 from tests.semantics.events import Placed
 from tests.semantics.lab import Lab
 
 LOOPS = 3
+UNWATCHED = Limits(blocked_s=3600)
+"""Nobody tells beside it that the machine gave the event loop no time."""
 
 
 def desk() -> Service:
@@ -47,7 +50,7 @@ class Part:
 
 @pytest.fixture
 async def pipeline(lab: Lab) -> AsyncIterator[Pipeline]:
-    async with lab.open(desk()) as app:
+    async with lab.open(desk(), limits=UNWATCHED) as app:
         assert app.worker is not None
         yield app.worker._pipeline
 
@@ -105,7 +108,7 @@ async def test_a_log_that_is_away_while_the_store_forgets_is_told_as_the_log(
     broker = Unasked(Log(Database(lab.folder / "choreo.db")))
     own = Log(Database(lab.folder / "store.db"))
     store = SqliteStore(own, clock=lab.clock, publishes=False)
-    async with App(desk(), broker=broker, store=store, clock=lab.clock) as app:
+    async with App(desk(), broker=broker, store=store, clock=lab.clock, limits=UNWATCHED) as app:
         caplog.set_level(logging.WARNING, "choreo.worker")
         broker.away = True
         await lab.clock.advance(SOON_S + 1)
