@@ -34,6 +34,8 @@ KILL = re.compile(r"kill (?P<at_once>-9 )?%(?P<job>\d+)")
 PROMPT = "$ "
 COMMAND_S = 30
 COLUMNS = "96"
+RUNS = b"Ctrl-C ends it"
+"""What a process of choreo says once it hears signals; before that one ends it as a crash does."""
 ANY = "…"
 # What differs from run to run, and what is put in its place before two outputs are compared.
 VARIES = (
@@ -227,17 +229,28 @@ def background(command: str, folder: Path) -> subprocess.Popen[bytes]:
     """Start a command that ends with ` &`."""
     return subprocess.Popen(
         ["/bin/sh", "-c", f"exec {command.removesuffix(' &')}"], cwd=folder, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def told_to_end(process: subprocess.Popen[bytes]) -> None:
+    """End a process by SIGTERM, one of choreo when it says that it runs."""
+    assert process.stderr is not None
+    if str(process.args[-1]).startswith("exec choreo "):  # type: ignore[index]
+        assert any(RUNS in line for line in process.stderr), "it ended before it ran"
+    process.terminate()
 
 
 def stop(process: subprocess.Popen[bytes], where: str, *, at_once: bool = False) -> None:
     """End what was started, once, and see that it ended as it was told."""
     if process.returncode is None:
-        number = signal.SIGKILL if at_once else signal.SIGTERM
-        process.send_signal(number)
-        ended = process.wait(COMMAND_S)
-        assert ended == (-number if at_once else 0), f"{where}: ended with {ended}"
+        if at_once:
+            process.kill()
+        else:
+            told_to_end(process)
+        process.communicate(timeout=COMMAND_S)
+        ended = process.returncode
+        assert ended == (-signal.SIGKILL if at_once else 0), f"{where}: ended with {ended}"
 
 
 def alike(line: str) -> str:

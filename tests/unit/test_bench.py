@@ -1,6 +1,7 @@
 """Every bench runs and gives its figures. How large they are is nothing for a test to say."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,8 @@ from choreo.testing.servers import KafkaServer
 from choreo.testing.servers.postgres import PostgresServer
 
 SMALL = {
-    "saga5": partial(saga5, 50),
-    "saga5_tx": partial(saga5_tx, 50),
+    "saga5": partial(saga5, 50, math.inf),
+    "saga5_tx": partial(saga5_tx, 50, math.inf),
     "hop": partial(hop, 50),
     "hop2": partial(hop2, 50),
     "rss_growth": partial(rss_growth, 20, 40),
