@@ -19,6 +19,9 @@ from tests.telemetry.conftest import Told
 from tests.telemetry.desk import PRIVATE, SECRET, Answered, Asked, opened, service
 
 UNSENT = "choreo.outbox.oldest.age"
+SENT, CONSUMED = "messaging.client.sent.messages", "messaging.client.consumed.messages"
+TOPIC = "messaging.destination.name"
+ANSWERED = {TOPIC: "desk.answered"}
 IDS = ("messaging.message.id", "messaging.message.conversation_id", "messaging.kafka.offset")
 
 
@@ -39,6 +42,7 @@ async def everything(told: Told, folder: Path) -> list[str]:
             headers = headers_of(Asked.__event__.type, "twice")
             desk.write(Asked.__event__.topic, headers, "{}")
         await until(lambda: told.count("choreo.inbox.duplicates"))
+        await until(lambda: told.count(SENT, **ANSWERED) == told.count(CONSUMED, **ANSWERED))
         await until(lambda: told.points("choreo.consumer.lag"))
         await until(lambda: told.spans("commit"))
         store = app.store
@@ -99,9 +103,6 @@ async def test_what_is_told_is_in_the_table_and_the_other_way_round(
     assert told_of == set(ATTRIBUTES)
 
 
-TOPIC = "messaging.destination.name"
-
-
 async def test_no_label_holds_an_id(told: Told, tmp_path: Path) -> None:
     flows = await everything(told, tmp_path)
     ids = {str(span.attributes[EVENT]) for span in told.spans("send") if span.attributes}
@@ -134,9 +135,7 @@ async def test_attempts_are_counted_by_what_became_of_them(told: Told, tmp_path:
     assert told.count("choreo.deliveries.parked", choreo__handler="desk.answer") == 1
     assert told.count("choreo.dead_letters", choreo__reason="attempts used up") == 1
     assert told.count("choreo.inbox.duplicates", choreo__handler="desk.answer") == 1
-    answered = told.count("messaging.client.sent.messages", **{TOPIC: "desk.answered"})
-    assert answered == told.count("messaging.client.consumed.messages", **{TOPIC: "desk.answered"})
-    assert answered == 4
+    assert told.count(SENT, **ANSWERED) == told.count(CONSUMED, **ANSWERED) == 4
     failed = [p for p in told.points("messaging.process.duration") if "error.type" in p.attributes]
     assert [(p.attributes["error.type"], p.count) for p in failed] == [("DeskError", 3)]
 
@@ -172,10 +171,8 @@ async def test_what_waits_for_a_relay_is_measured_and_sent_in_its_trace(
             held.set()
             await until(lambda: [p for p in told.points(UNSENT) if p.value > 0])
             assert not [span for span in told.spans("send") if span.name == "send desk.answered"]
-            assert not told.count("messaging.client.sent.messages", **{TOPIC: "desk.answered"})
-        await until(
-            lambda: told.count("messaging.client.sent.messages", **{TOPIC: "desk.answered"})
-        )
+            assert not told.count(SENT, **ANSWERED)
+        await until(lambda: told.count(SENT, **ANSWERED))
         (labels,) = [dict(point.attributes) for point in told.points(UNSENT)]
     assert labels == {"messaging.consumer.group.name": "desk"}
     (sent,) = [
