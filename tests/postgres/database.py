@@ -16,7 +16,7 @@ from choreo.testing.servers.postgres import PostgresServer
 __all__ = ["database", "server"]
 
 EMPTY = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid();
 DO $$
 DECLARE one text;

@@ -125,7 +125,10 @@ async def test_other_answers_than_before_are_a_conflict(store: PostgresStore, ur
 
         group = [claiming(owned, 0, writing(0, ran)), claiming(owned, 1, failing)]
         applying = asyncio.create_task(store.apply(group))
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND wait_event = 'advisory' AND datname = current_database()"
+        )
         async with asyncio.timeout(15):
             while not await looking.fetchval(waits):  # noqa: ASYNC110 - asks a server
                 await asyncio.sleep(0.005)

@@ -23,10 +23,10 @@ from tests.semantics.events import Paid, Placed, Sent
 
 HERE = [Partition(TOPIC.name, 0)]
 OFF_S = 600.0
-DELAY_S = 0.6
+DELAY_S = 1.5
 LATE_S = 20.0
-EARLY_S = 0.3
-"""The database's answer is older by its way back, which is not the same each time."""
+EARLY_S = 1.2
+"""The database's answer is older by its way back: by as long as we wait for a processor, too."""
 
 Skew = Callable[[float], None]
 

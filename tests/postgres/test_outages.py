@@ -146,7 +146,7 @@ async def test_a_transaction_that_waits_for_too_long_is_taken_back(url: str) -> 
 
 
 async def test_a_statement_of_a_section_that_takes_too_long_is_ended(url: str) -> None:
-    store = PostgresStore(url, clock=ManualClock(), tx_hold_s=0.5)
+    store = PostgresStore(url, clock=ManualClock(), tx_hold_s=2.0)
     owned = await store.own(GROUP, HERE)
 
     async def slow(tx: Tx, seen: Seen) -> tuple[Change, ...]:
