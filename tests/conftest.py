@@ -18,14 +18,17 @@ from choreo.errors import ConfigurationError  # noqa: E402 - what it imports is 
 from choreo.testing.servers import KafkaServer  # noqa: E402 - as above
 from choreo.testing.servers.jars import kafka_jars  # noqa: E402 - as above
 
-# No deadlines: the first example pays for imports and for the disk. A CI run repeats itself.
+# Always the same examples: a run that fails fails again. By CHOREO_TEST_EXAMPLES=2000 so many new
+# ones. No deadlines: the first example pays for imports and for the disk.
 settings.register_profile(
-    "local", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+    "same", deadline=None, derandomize=True, print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+EXAMPLES = int(os.environ.get("CHOREO_TEST_EXAMPLES", "0"))
 settings.register_profile(
-    "ci", parent=settings.get_profile("local"), derandomize=True, print_blob=True
+    "new", settings.get_profile("same"), derandomize=False, max_examples=EXAMPLES or 1
 )
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+settings.load_profile("new" if EXAMPLES else "same")
 
 # For each new connection asyncpg looks for a certificate and a file of passwords.
 CONNECTING = ("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"})

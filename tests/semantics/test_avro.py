@@ -52,6 +52,8 @@ def lab(tmp_path: Path) -> Lab:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RegistryServer]:
+    """One that is waited for: only what it answers makes it one that is down."""
+    monkeypatch.setattr("choreo.adapters.registry.TIMEOUT_S", None)
     with RegistryServer() as running:
         monkeypatch.setenv("CHOREO_CODEC", "avro")
         monkeypatch.setenv("SCHEMA_REGISTRY_URL", running.url)

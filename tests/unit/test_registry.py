@@ -33,7 +33,9 @@ class Placed(Event, topic="unit.registry", key="id"):
 
 
 @pytest.fixture
-def server() -> Iterator[RegistryServer]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RegistryServer]:
+    """One that is waited for: how often it is asked hangs on nothing but what it answers."""
+    monkeypatch.setattr("choreo.adapters.registry.TIMEOUT_S", None)
     with RegistryServer() as running:
         yield running
 
