@@ -23,7 +23,7 @@ FULL = 4096
 ORDERS = 300
 
 DESK = """
-import asyncio
+import asyncio, sys
 from choreo import App, Service, Tx
 from choreo.running import alone, serving
 from choreo.worker import Limits
@@ -42,9 +42,9 @@ async def send(placed: Placed, tx: Tx) -> Sent:
     return Sent(k=placed.k, n=placed.n)
 
 async def main():
-    async with alone(App(desk, limits=Limits(outage_s=0.2, drain_s=0.3))) as app:
+    async with alone(App(desk, limits=Limits(outage_s=0.2, drain_s=float(sys.argv[1])))) as app:
         serves = await serving(app)
-        print("running", flush=True)
+        sys.stdout.write("running\\n")  # in one: print() writes the end of a line by itself
         await serves
 
 asyncio.run(main())
@@ -56,9 +56,9 @@ def limit(process: subprocess.Popen[str], size: int) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, most))
 
 
-def started(terminal: Terminal) -> subprocess.Popen[str]:
+def started(terminal: Terminal, *, drain_s: float = WITHIN_S) -> subprocess.Popen[str]:
     terminal.write("desk.py", DESK)
-    process = terminal.run_python("desk.py")
+    process = terminal.run_python("desk.py", str(drain_s))
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
     return process
@@ -95,11 +95,13 @@ async def test_a_full_disk_in_the_middle_of_a_group(terminal: Terminal) -> None:
     began = time.monotonic()
     await publish(desk.folder)
     assert process.stdout is not None
-    first = await asyncio.to_thread(process.stdout.readline)
-    assert "CH4001" in first
-    assert "everything waits" in first
-    assert "Fix: " in first
-    assert await asyncio.to_thread(process.stdout.readline)  # once more, while it lasts
+    told: list[str] = []
+    for words in ("everything waits", "could not be looked at"):  # whichever is first
+        while not any(words in line for line in told):
+            told.append(await asyncio.to_thread(process.stdout.readline))
+            assert told[-1], told
+    assert all("Fix: " in line for line in told if "CH4001" in line), told
+    assert sum("CH4001" in line for line in told) > 1, told
     assert len(done(desk, "paid")) < ORDERS
     lasted = time.monotonic() - began
     limit(process, resource.RLIM_INFINITY)
@@ -112,7 +114,7 @@ async def test_a_full_disk_in_the_middle_of_a_group(terminal: Terminal) -> None:
 
 
 async def test_leaving_while_the_disk_is_full(terminal: Terminal) -> None:
-    process = started(terminal)
+    process = started(terminal, drain_s=0.3)
     desk = Desk(terminal.folder / ".choreo")
     limit(process, FULL)
     await publish(desk.folder)

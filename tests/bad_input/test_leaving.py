@@ -10,7 +10,7 @@ from tests.bad_input.desk import WITHIN_S, Desk
 from tests.cli.conftest import Terminal
 
 STUBBORN = """
-import asyncio, sys, threading, time
+import asyncio, sys, threading
 from collections.abc import AsyncIterator
 from choreo import App, Event, Service, Tx
 from choreo.running import alone, serving
@@ -24,8 +24,11 @@ class Paid(Event, topic="desk.paid", key="k"):
 
 desk = Service("desk")
 
+def say(word: str) -> None:
+    sys.stdout.write(f"{word}\\n")  # in one: print() writes the end of a line by itself
+
 async def swallows(placed: Placed) -> Paid:
-    print("begun", flush=True)
+    say("begun")
     while not GENTLE:
         try:
             await asyncio.sleep(3600)
@@ -34,19 +37,19 @@ async def swallows(placed: Placed) -> Paid:
     return Paid(k=placed.k)
 
 def never_ends(placed: Placed) -> Paid:
-    print("begun", flush=True)
+    say("begun")
     while not GENTLE:
         threading.Event().wait()
     return Paid(k=placed.k)
 
 async def in_a_thread_of_its_own(placed: Placed) -> Paid:
-    print("begun", flush=True)
+    say("begun")
     if not GENTLE:
         await asyncio.to_thread(threading.Event().wait)
     return Paid(k=placed.k)
 
 async def holds_the_loop(placed: Placed) -> Paid:
-    print("begun", flush=True)
+    say("begun")
     while not GENTLE:
         threading.Event().wait()
     return Paid(k=placed.k)
@@ -60,32 +63,33 @@ async def line() -> AsyncIterator[Line]:
         await asyncio.sleep(3600)
 
 async def does_not_close(placed: Placed, line: Line) -> Paid:
-    print("begun", flush=True)
+    say("begun")
     return Paid(k=placed.k)
 
 async def leaves_a_thread(placed: Placed) -> Paid:
     if not GENTLE:
         threading.Thread(target=threading.Event().wait).start()
-    print("begun", flush=True)
+    say("begun")
     return Paid(k=placed.k)
 
 async def in_the_transaction(placed: Placed, tx: Tx) -> Paid:
     await tx.fetchval("SELECT 1")
-    print("begun", flush=True)
+    say("begun")
     while not GENTLE:
         threading.Event().wait()
     return Paid(k=placed.k)
 
 GENTLE = sys.argv[2] == "gentle"
 LEAVE_S = 3.0 if sys.argv[1] in {"holds_the_loop", "does_not_close", "leaves_a_thread"} else 15.0
+LIMITS = Limits() if GENTLE else Limits(drain_s=0.3, leave_s=LEAVE_S)
 desk.on(Placed, name="pay")(globals()[sys.argv[1]])
 
 async def main():
-    async with alone(App(desk, limits=Limits(drain_s=0.3, leave_s=LEAVE_S))) as app:
+    async with alone(App(desk, limits=LIMITS)) as app:
         serves = await serving(app)
         await app.publish(Placed(), id="1")
         if GENTLE:
-            print("placed", flush=True)
+            say("placed")
         await serves
 
 asyncio.run(main())
@@ -105,11 +109,10 @@ def begun(terminal: Terminal, *arguments: str) -> subprocess.Popen[str]:
 def test_a_process_leaves_behind_what_does_not_end(terminal: Terminal, kind: str) -> None:
     terminal.write("desk.py", STUBBORN)
     process = begun(terminal, kind, "stubborn")
-    began = time.monotonic()
     process.terminate()
     out, _ = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 1
-    assert time.monotonic() - began < 10
+    assert "CH5016" not in out  # it had no need of its last resort
     (line,) = (line for line in out.splitlines() if "CH5011" in line)
     assert "drain_s" in line
     assert ("desk.pay" in line) == (kind != "in_the_transaction")
