@@ -34,7 +34,7 @@ class Desk:
         self.running: list[subprocess.Popen[str]] = []
 
     def start(self) -> subprocess.Popen[str]:
-        """Start one more process, and wait until it has its share."""
+        """Start one more process, and wait until it hears signals and has its share."""
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {
             **os.environ,
@@ -48,6 +48,8 @@ class Desk:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         self.running.append(process)
+        assert process.stderr is not None
+        assert any(line.startswith("running desk ") for line in process.stderr)
         self.until(lambda: process.pid in self.owners().values())
         return process
 
@@ -100,12 +102,14 @@ class Desk:
 
     def freeze(self, process: subprocess.Popen[str]) -> None:
         """Stop a process in its tracks, but not while it writes: the others would wait for it."""
+        path = self.folder / "choreo.db"
         while True:
             process.send_signal(signal.SIGSTOP)
             self.until(lambda: is_stopped(process.pid))
-            if can_be_written(self.folder / "choreo.db"):
+            if can_be_written(path):
                 return
             process.send_signal(signal.SIGCONT)
+            self.until(lambda: can_be_written(path))  # else it might not get on at all
 
     def allow(self, what: str) -> None:
         """Let those go on who wait for this."""
@@ -224,7 +228,7 @@ async def test_one_alone_that_did_not_move_goes_on(desk: Desk) -> None:
     alone = desk.start()
     await desk.put(*(Asked(who=who, what="go") for who in KEYS))
     desk.until(lambda: len(desk.runs()) == len(KEYS))
-    alone.send_signal(signal.SIGSTOP)
+    desk.freeze(alone)
     lease = desk.ask("SELECT max(until) FROM member")[0][0]
     desk.until(lambda: time_of_machine() > lease + 0.5)
     alone.send_signal(signal.SIGCONT)
