@@ -130,9 +130,8 @@ async def test_leaving_while_the_disk_is_full(terminal: Terminal) -> None:
 
 
 def test_a_tracker_waits_for_room(served: Terminal) -> None:
-    process = served.start("tracker")
+    process = served.serve("tracker")
     assert process.stdout is not None
-    assert "following" in process.stdout.readline()
     limit(process, FULL)
     assert served.call("publish", "Placed", "--json", '{"order": "4"}').code == 0
     line = process.stdout.readline()

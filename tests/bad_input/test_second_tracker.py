@@ -7,9 +7,7 @@ from tests.cli.test_wrong_calls import one_line
 
 
 def test_a_second_tracker_is_refused_and_the_first_goes_on(served: Terminal) -> None:
-    first = served.start("tracker")
-    assert first.stdout is not None
-    assert "following" in first.stdout.readline()
+    first = served.serve("tracker")
     line = one_line(served.call("tracker"), "CH1020")
     assert f"pid={first.pid}" in line
     assert "CH1020" in one_line(served.call("run", "--tracker"), "CH1020")
@@ -17,7 +15,4 @@ def test_a_second_tracker_is_refused_and_the_first_goes_on(served: Terminal) -> 
     assert len(served.call("flows", "--json").json) == 4  # who only looks is welcome
     first.send_signal(signal.SIGKILL)
     first.wait()
-    third = served.start("tracker")
-    assert third.stdout is not None
-    assert "following" in third.stdout.readline()
-    served.end(third)
+    served.end(served.serve("tracker"))

@@ -111,6 +111,20 @@ class Terminal:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return self.run_python("-m", "choreo", *arguments)
 
+    def serve(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start what stays until it is told to go, and wait until it hears that: it says so.
+
+        What it is to do may be done by then: a signal that came before would just end it.
+        """
+        process = self.start(*arguments)
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            if line.startswith(("running ", "following ")):
+                return process
+            said += line
+        raise AssertionError(said)
+
     def run_python(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-u", *arguments],
@@ -179,7 +193,7 @@ def after_three_orders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     terminal.write("pyproject.toml", PYPROJECT)
     lines = [{"order": "1"}, {"order": "2"}, {"order": "3", "units": 10}]
     terminal.write("orders.jsonl", "\n".join(map(json.dumps, lines)))
-    process = terminal.start("run", "--tracker")
+    process = terminal.serve("run", "--tracker")
     assert terminal.call("publish", "Placed", "orders.jsonl", "--id", "order").code == 0
     assert len(terminal.until("completed")) == 3
     terminal.end(process)

@@ -53,7 +53,7 @@ def desk(terminal: Terminal) -> Terminal:
     for n in (1, 2):
         text = json.dumps({"k": f"key-{n}", "n": n, "card": "4242"})
         assert terminal.call("publish", "Placed", "--json", text).code == 0
-    running = terminal.start("run")
+    running = terminal.serve("run")
     terminal.wait(lambda: len(letters(terminal)) == 2)
     terminal.end(running)
     return terminal
@@ -134,7 +134,7 @@ def test_a_redrive_is_done_when_the_service_runs(desk: Terminal) -> None:
     desk.write("desk.py", WELL)
     said = desk.call("dead", "redrive", own, *WHY, "--yes")
     assert (said.code, said.out.split()[:2]) == (0, ["asked", own])
-    running = desk.start("run")
+    running = desk.serve("run")
     desk.wait(lambda: len(letters(desk)) == 1)
     desk.wait(lambda: any(one["now"] == "done" for one in letters(desk, "--all")))
     (found,) = [one for one in letters(desk, "--all") if one["id"] == own]
@@ -150,7 +150,7 @@ def test_a_redrive_is_done_when_the_service_runs(desk: Terminal) -> None:
 
 
 def test_all_of_an_error_are_discarded_at_once_while_the_service_runs(desk: Terminal) -> None:
-    running = desk.start("run")
+    running = desk.serve("run")
     said = desk.call("dead", "discard", "--all", "--error", "ValueError", *WHY, "--yes")
     assert said.code == 0
     assert "discarded" in said.out
@@ -169,7 +169,7 @@ def test_an_unknown_outcome_needs_an_answer(desk: Terminal) -> None:
     many = desk.call("dead", "redrive", "--all", *WHY)
     assert many.code == 0
     assert f"left out: {own}" in many.err
-    running = desk.start("run")
+    running = desk.serve("run")
     said = desk.call("dead", "redrive", own, "--answer", "charge=7", *WHY, "--yes")
     assert said.code == 0
     assert "redriven" in said.out
@@ -180,7 +180,7 @@ def test_an_unknown_outcome_needs_an_answer(desk: Terminal) -> None:
 def test_an_edit_runs_another_value(desk: Terminal) -> None:
     own = the(desk, "key-1")
     desk.write("new.json", '{"k": "key-1", "n": 5}')
-    running = desk.start("run")
+    running = desk.serve("run")
     said = desk.call("dead", "redrive", own, "--edit", "new.json", *WHY, "--yes")
     assert said.code == 0
     assert "edited" in said.out

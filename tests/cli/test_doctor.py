@@ -53,9 +53,7 @@ def test_a_store_at_rest_is_well_and_left_as_it_is(served: Terminal) -> None:
 
 
 def test_a_store_at_work_is_well(shop: Terminal) -> None:
-    process = shop.start("run", "--tracker")
-    assert process.stdout is not None
-    process.stdout.readline()
+    process = shop.serve("run", "--tracker")
     shop.call("publish", "Placed", "--json", '{"order": "1"}')
     shop.until("completed")
     checks = told(shop)

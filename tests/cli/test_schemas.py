@@ -98,7 +98,7 @@ def test_flows_run_in_avro_from_the_command_line(shop: Terminal) -> None:
     said = shop.call("run")
     assert (said.code, "CH1041" in said.err) == (1, True)
     assert shop.call("schemas", "generate").code == 0
-    process = shop.start("run", "--tracker")
+    process = shop.serve("run", "--tracker")
     flow = shop.call("publish", "Placed", "--json", '{"order": "1"}')
     assert flow.code == 0, flow.err
     assert len(shop.until("completed")) == 1
