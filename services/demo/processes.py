@@ -24,6 +24,8 @@ START_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0  # longer than a process takes to say what it waits for
 LOOK_EVERY_S = 0.05
 LOG_LINES_SHOWN = 40
+UP = (b"running ", b"following ")
+"""How services and tracker begin the line by which they say that they work."""
 LAST = ("provider", "tracker", "servers")
 """Parts that others need, in the order in which they end."""
 
@@ -86,16 +88,21 @@ class Shop:
         self._start("tracker", "choreo", "tracker")
 
     def wait_until_up(self, *names: str) -> None:
-        """Wait until parts have said something: they do when they are ready to work."""
+        """Wait until services or tracker say that they work; they hear by then that they end."""
         for name in names:
             part, waited = self.running[name], 0.0
-            while (self.folder / f"{name}.log").stat().st_size <= self._said.get(name, 0):
+            while not self._is_up(name):
                 with suppress(subprocess.TimeoutExpired):
                     part.wait(LOOK_EVERY_S)
                 self.check()
                 waited += LOOK_EVERY_S
                 if waited > START_WITHIN_S:
                     raise PartError(f"{name} is not up after {START_WITHIN_S:g} s")
+
+    def _is_up(self, name: str) -> bool:
+        with (self.folder / f"{name}.log").open("rb") as log:
+            log.seek(self._said[name])
+            return any(line.startswith(UP) for line in log)
 
     def check(self) -> None:
         """Raise PartError when a part has ended by itself."""

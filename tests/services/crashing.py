@@ -17,6 +17,7 @@ from choreo import App, Service
 from choreo.app import deployed, system_clock
 from choreo.plan import Plan, Remember, Settle
 from choreo.ports import Applied, Store
+from choreo.running import serving
 from choreo.worker import Limits
 from services.demo.processes import MODULES
 
@@ -82,9 +83,12 @@ async def run(services: Sequence[Service], folder: Path, when: str) -> None:
     limits = Limits(crashes_max=10 * 1000)  # it is no delivery's fault
     app = App(*services, broker=broker, store=crashing, clock=clock, limits=limits)
     async with app:
+        serves = await serving(app)
         with (folder / LIVES).open("a") as lives:
             lives.write(f"{os.getpid()}\n")
-        await app.serve()
+        sys.stdout.write("running all services\n")
+        sys.stdout.flush()
+        await serves
 
 
 def main(when: str, folder: Path) -> int:

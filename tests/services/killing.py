@@ -2,20 +2,22 @@
 
 import asyncio
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from random import Random
 from time import monotonic
+from typing import Any
 
 from choreo import App
 from choreo.app import system_clock
 from services.demo.orders import OrderPlaced
-from services.demo.processes import MODULES, ROOT, Shop
+from services.demo.processes import LAST, MODULES, ROOT, Shop
 from services.demo.report import status_of
 from tests.services.places import Place
 
 NORTHWIND = ROOT.parent / "shared" / "data" / "northwind"
 STALL_S = 60.0
+Flows = Sequence[Mapping[str, Any]]
 
 
 class Killed:
@@ -66,7 +68,7 @@ class Killed:
         self.shop.start_services()
 
     def finish(self) -> None:
-        """Wait until all orders have ended and nothing follows any more.
+        """Wait until all orders have ended.
 
         For as long as something goes on: a machine that does much else is slow.
         """
@@ -79,16 +81,30 @@ class Killed:
                     f"{ended} of {len(self.placed)} have ended, nothing happens for {STALL_S:g} s"
                 )
             self.wait(0.25)
-        last = -1
-        while last != (last := self.position()):
-            self.wait(1.0)
 
-    def judge(self) -> None:
-        """Look at every flow, end everything, and audit what is left."""
-        flows = self.shop.ask("flows")
-        open_ = [flow for flow in flows if status_of(flow) == "open"]
-        assert not open_, f"{len(open_)} flows are open: {open_[:3]}"
-        assert len(flows) == len(self.placed)
+    def rest(self) -> Flows:
+        """Wait until everybody is up, the tracker has seen all, and nothing is left to be done.
+
+        An audit tells: what no handler has taken yet it would miss at the end. Give the flows.
+        """
+        self.shop.wait_until_up(*(name for name in self.shop.running if name not in LAST))
+        seen, since = None, monotonic()
+        while True:
+            flows: Flows = self.shop.ask("flows")
+            open_ = [flow for flow in flows if status_of(flow) == "open"]
+            missed = self.shop.ask("audit")["violations"]
+            if len(flows) == len(self.placed) and not open_ and not missed:
+                return flows
+            if (now := (self.position(), len(flows), len(open_), len(missed))) != seen:
+                seen, since = now, monotonic()
+            elif monotonic() - since > STALL_S:
+                what = f"{len(flows)} flows, {len(open_)} are open: {open_[:3]}; {missed[:3]}"
+                raise AssertionError(f"nothing happens for {STALL_S:g} s: {what}")
+            self.wait(0.25)
+
+    def judge(self) -> Flows:
+        """Look at every flow, end everything, and audit what is left; give the flows."""
+        flows = self.rest()
         assert not [flow for flow in flows if flow["dead"]]
         services = {n: part for n, part in self.shop.running.items() if n.startswith("services")}
         for name, part in services.items():
@@ -96,3 +112,4 @@ class Killed:
             assert part.returncode == 0, self.shop.log(name)
         self.shop.close()
         assert self.shop.ask("audit")["violations"] == []
+        return flows

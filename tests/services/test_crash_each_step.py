@@ -82,8 +82,7 @@ def verdict(place: Place, some: Some, when: str) -> dict[str, str]:
         shop.start_tracker()
         asyncio.run(crashed.feed())
         crashed.calmed()
-        flows = shop.ask("flows")
-        crashed.judge()
+        flows = crashed.judge()
     finally:
         shop.close()
     if when:

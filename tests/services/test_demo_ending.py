@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from choreo.testing.servers import KafkaServer
-from services.demo.processes import ROOT
+from services.demo.processes import ROOT, UP
 from tests.postgres.database import server as postgres
 
 COUNT = 12
@@ -36,6 +36,15 @@ def started(folder: Path, kafka: str) -> subprocess.Popen[str]:
 def parts_of(pid: int) -> list[int]:
     """List the processes that a process has started."""
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_up(folder: Path) -> bool:
+    """Tell whether services and tracker work."""
+    logs = [folder / f"{name}.log" for name in ("services", "tracker")]
+    return all(
+        log.exists() and any(line.startswith(UP) for line in log.read_bytes().splitlines())
+        for log in logs
+    )
 
 
 def there(pid: int) -> bool:
@@ -68,8 +77,7 @@ def test_nothing_goes_on_when_the_demo_is_ended(
 ) -> None:
     demo = started(tmp_path / "run", kafka_server.bootstrap)
     try:
-        tracker = tmp_path / "run" / "tracker.log"
-        while demo.poll() is None and not (tracker.exists() and tracker.stat().st_size):
+        while demo.poll() is None and not is_up(tmp_path / "run"):
             try:
                 demo.wait(0.1)
             except subprocess.TimeoutExpired:
