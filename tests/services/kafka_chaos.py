@@ -113,6 +113,8 @@ class Run:
                 tasks.create_task(self._count(app, key))
             await self.storm.befall(self.faults)
             self._calm.set()
+        for name in self.storm.names:  # before it is up it does not hear that it is to end
+            await self.storm.until_up(name)
         await self._rest()
 
     # ── publishing ───────────────────────────────────────────────────────────────────────
@@ -160,7 +162,12 @@ class Run:
         """
         seen, since = -1, monotonic()
         while True:
-            what, records = await self._missing()
+            try:
+                what, records = await self._missing()
+            except ChoreoError as exc:
+                if not exc.transient:
+                    raise
+                what, records = f"{exc}", seen
             if not what:
                 return
             if records != seen:
