@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from choreo.testing.servers import KafkaServer
-from services.demo.processes import ROOT, UP
+from services.demo.processes import ROOT, UP, Shop
 from tests.postgres.database import server as postgres
 
 COUNT = 12
@@ -68,6 +68,34 @@ def wait_until_gone(pids: list[int]) -> None:
                 continue
         patience.kill()
     raise AssertionError(f"still there: {[pid for pid in pids if there(pid)]}")
+
+
+SLOW = """
+import os, sys, time
+print("a warning at the start")
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+print("running slow")
+time.sleep(60)
+"""
+
+
+def test_a_part_that_has_said_something_is_not_up_yet(tmp_path: Path) -> None:
+    """It does not hear yet that it is to end."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    shop = Shop(tmp_path, {"PYTHONPATH": str(tmp_path)})
+    log, go = tmp_path / "slow.log", tmp_path / "go"
+    try:
+        shop._start("slow", "slow", str(go))
+        while "warning" not in log.read_text():
+            shop.check()
+        assert not shop._is_up("slow")
+        go.touch()
+        shop.wait_until_up("slow")
+        assert log.read_text().endswith("running slow\n")
+    finally:
+        shop.kill("slow")
+        shop.close()
 
 
 @pytest.mark.timeout(240)
