@@ -17,6 +17,7 @@ from choreo.errors import HandlerError
 
 __all__ = ["Ending"]
 
+LOOK_S = 10.0
 SAY_S = 1.0
 
 
@@ -69,14 +70,17 @@ class Ending:
         self._timer = _later(self._within_s, self._end)
 
     def _end(self) -> None:
-        _later(SAY_S, partial(os._exit, 1))  # who takes what is said may have stopped reading
+        _later(LOOK_S, partial(os._exit, 1))  # the sources of what it looks at may be far away
         try:
-            self._say()
+            said = self._all()
+            _later(SAY_S, partial(os._exit, 1))  # who takes it may have stopped reading
+            # Not by its write(): whoever is stuck in one has its lock.
+            os.write(sys.stderr.fileno(), said)
         finally:
             os._exit(1)
 
-    def _say(self) -> None:
-        """Say what everything is at."""
+    def _all(self) -> bytes:
+        """Give in words what everything is at."""
         assert self._loop is not None
         lines = [
             f"thread {thread:#x}\n{''.join(traceback.format_stack(frame))}"
@@ -92,8 +96,7 @@ class Ending:
             " is given it by Limits(drain_s=, leave_s=)",
         )
         lines.append(f"error: {error}\n")
-        # Not by its write(): whoever is stuck in one has its lock.
-        os.write(sys.stderr.fileno(), "".join(lines).encode("utf-8", "replace"))
+        return "".join(lines).encode("utf-8", "replace")
 
 
 def _later(delay_s: float, what: Callable[[], object]) -> threading.Timer:

@@ -94,6 +94,16 @@ async def main():
 
 asyncio.run(main())
 """
+SLOW = """
+import time, traceback
+plain = traceback.format_stack
+
+def slow(frame):
+    time.sleep(1)
+    return plain(frame)
+
+traceback.format_stack = slow
+"""
 KINDS = ["swallows", "never_ends", "in_a_thread_of_its_own", "in_the_transaction"]
 
 
@@ -135,6 +145,11 @@ def test_a_process_ends_though_something_else_does_not(
 ) -> None:
     terminal.write("desk.py", STUBBORN)
     assert where in over(terminal, kind, done=True)
+
+
+def test_a_process_says_why_though_it_takes_long_to_look(terminal: Terminal) -> None:
+    terminal.write("desk.py", f"{SLOW}{STUBBORN}")
+    assert "in __aexit__" in over(terminal, "does_not_close", done=True)
 
 
 def test_a_process_ends_though_nobody_hears_why(terminal: Terminal) -> None:
