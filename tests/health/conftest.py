@@ -125,14 +125,18 @@ class Process:
         self.process.terminate()
         return self.ended()
 
-    def publish(self, what: str = "", k: str = "x") -> None:
-        """Publish from a process of its own."""
-        command = [sys.executable, "-m", "choreo", "publish", "Asked", "-m", "desk"]
+    def choreo(self, *words: str) -> None:
+        """Call the command line, in a process of its own."""
         subprocess.run(
-            [*command, "--json", json.dumps({"what": what, "k": k})], cwd=self.folder, check=True,
+            [sys.executable, "-m", "choreo", *words], cwd=self.folder, check=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
             timeout=WITHIN_S,
         )  # fmt: skip
+
+    def publish(self, what: str = "", k: str = "x") -> None:
+        """Publish from a process of its own."""
+        asked = json.dumps({"what": what, "k": k})
+        self.choreo("publish", "Asked", "-m", "desk", "--json", asked)
 
     def close(self) -> None:
         if self.process is not None:

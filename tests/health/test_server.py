@@ -54,10 +54,12 @@ async def sent(address: Address, raw: bytes) -> bytes:
     async with asyncio.timeout(WITHIN_S):
         reader, writer = await asyncio.open_connection(*address)
         writer.write(raw)
+        answer = b""
         try:
-            answer = await reader.read()
-        except ConnectionError:
-            answer = b""
+            while part := await reader.read(4096):
+                answer += part
+        except ConnectionError:  # it had closed before it had read all: what it said stands
+            pass
         writer.close()
         return answer
 
