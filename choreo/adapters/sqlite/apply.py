@@ -22,7 +22,7 @@ from choreo.adapters.sqlite.outbox import Outbox
 from choreo.adapters.sqlite.owning import stale
 from choreo.adapters.sqlite.seen import seen_of
 from choreo.adapters.sqlite.tx import SqliteTx, driven
-from choreo.errors import ChoreoError, StoreError
+from choreo.errors import BrokerClosedError, ChoreoError, StoreError
 from choreo.events import Record
 from choreo.plan import Change, Plan, Publish, Settle, Status
 from choreo.ports import UNWRITTEN, Applied, Seen
@@ -311,7 +311,10 @@ class ApplyWork:
                 self._done.set_result(self._results)  # type: ignore[arg-type]
 
         done.add_done_callback(merge)
-        self._log.database.submit(ApplyWork(self._log, self._names, plans, done))
+        try:
+            self._log.database.submit(ApplyWork(self._log, self._names, plans, done))
+        except BrokerClosedError as exc:  # meanwhile: what is written stays, the rest is not
+            done.set_result([exc] * len(rest))
 
 
 def _own_fault(result: Applied | BaseException | None) -> BaseException | None:

@@ -63,8 +63,7 @@ class SqliteBroker:
         try:
             self._database.submit(_Append(self._log, pending))
         except BrokerClosedError as exc:
-            for _, _, done in pending:
-                done.set_exception(exc)
+            _answer(pending, exc)
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, assignee: Assignee | None = None
@@ -73,6 +72,7 @@ class SqliteBroker:
         await self._log.open()
         await self._log.follow()
         await self._log.refresh()
+        self._check()  # whoever has closed it meanwhile would not know of a new member
         unknown = [topic for topic in topics if topic not in self._log.topics]
         if unknown:
             raise BrokerError(
@@ -178,10 +178,14 @@ class _Append:
     def finish(self, error: BaseException | None) -> None:
         if error is None:
             self._log.appended(self._records, self._first)
-        for _, _, done in self._pending:
-            if done.done():
-                continue
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
+        _answer(self._pending, error)
+
+
+def _answer(pending: list[_Pending], error: BaseException | None) -> None:
+    for _, _, done in pending:
+        if done.done():  # whoever waited was cancelled
+            continue
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)

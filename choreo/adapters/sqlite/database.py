@@ -108,7 +108,7 @@ class Database:
         self.memory = self.path == MEMORY
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._reads: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[str, threading.Thread] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Future[None] | None = None
         self._users = 0
@@ -136,17 +136,18 @@ class Database:
             raise BrokerClosedError("used after close", fix="make a new one", file=self.path)
         if self._opening is None:
             self._loop = asyncio.get_running_loop()
-            self._opening = self._loop.create_future()
-            opened = self._opening
+            opened = self._loop.create_future()
+            opened.add_done_callback(asyncio.Future.exception)  # who asked may be gone by then
             self._start("writer", lambda: self._write_forever(opened))
+            self._opening = opened
         if not self._opening.done():
-            await asyncio.shield(self._opening)
+            await asyncio.wait((self._opening,))
         self._opening.result()
 
     def _start(self, what: str, run: Callable[[], None]) -> None:
         thread = threading.Thread(target=run, name=f"choreo-sqlite-{what}", daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads[what] = thread
 
     def hold(self) -> None:
         """Count one more user; the file is closed when the last one closes."""
@@ -161,10 +162,11 @@ class Database:
         if self._opening is not None and not self._opening.done():  # who asked was cancelled
             await asyncio.wait((self._opening,))
         # The writer last: then its connection is the last one, and leaves one file, no WAL.
-        ends: tuple[Callable[[None], object], ...] = (self._queue.put, self._reads.put)
-        for thread, end in [*zip(self._threads, ends, strict=False)][::-1]:
-            end(None)
-            await asyncio.to_thread(thread.join)
+        queues: dict[str, SimpleQueue[Any]] = {"reader": self._reads, "writer": self._queue}
+        for what, asked in queues.items():
+            if what in self._threads:
+                asked.put(None)
+                await asyncio.to_thread(self._threads[what].join)
 
     def check_place(self) -> None:
         """Raise StoreError CH4009 once the file is not the one any more that was opened."""
@@ -243,22 +245,21 @@ class Database:
                 connection = self.connect()
                 self._prepare(connection)
                 connection.set_progress_handler(self._held_too_long, OPERATIONS_BETWEEN_LOOKS)
-                reader = connection if self.memory else self.connect()
+                self._reader = connection if self.memory else self.connect()
                 self.same.check()
+            if self.memory:
+                self._reads = _Inline(self)  # type: ignore[assignment]
+            else:
+                self._start("reader", self._read_forever)
         except BaseException as exc:  # noqa: BLE001 - handed over to whoever opens
             self._hand_over(lambda error=exc: opened.set_exception(error))  # type: ignore[misc]
             return
-        if self.memory:
-            self._reads = _Inline(self)  # type: ignore[assignment]
-        else:
-            self._start("reader", lambda: self._read_forever(reader))
-        self._connection = connection
-        self._reader = reader
         self._hand_over(lambda: _resolve(opened, None, None))
         waiting: deque[Work] = deque()
         more = True
-        while more:
-            group, more = self._next_group(waiting)
+        while more or waiting:  # what is to be written again, too
+            group, goes_on = self._next_group(waiting)
+            more = more and goes_on
             if group:
                 waiting.extendleft(reversed(self._write_group(connection, group)))
         connection.close()
@@ -386,10 +387,10 @@ class Database:
         self._reads.put(run)
         return await done
 
-    def _read_forever(self, connection: sqlite3.Connection) -> None:
+    def _read_forever(self) -> None:
         while (run := self._reads.get()) is not None:
             run()
-        connection.close()
+        self._reader.close()
 
 
 def make_folder(path: str) -> None:

@@ -20,7 +20,7 @@ from zlib import crc32
 from choreo.adapters.sqlite.bulk import bound, insert_rows
 from choreo.adapters.sqlite.database import Database, last_position
 from choreo.codec import headers_from_text, headers_to_text
-from choreo.errors import BrokerError, ChoreoError
+from choreo.errors import BrokerClosedError, BrokerError, ChoreoError
 from choreo.events import Record
 from choreo.plan import Change, Plan
 from choreo.ports import Topic
@@ -165,9 +165,9 @@ class Log:
     async def wait_beyond(self, position: int) -> None:
         """Wait until something beyond this position is known, or the log is closed."""
         while self.known <= position and not self._stop_watching.is_set():
+            self.check()
             self._grown.clear()
             await self._grown.wait()
-            self.check()
 
     # ── following ────────────────────────────────────────────────────────────────────────
 
@@ -184,20 +184,36 @@ class Log:
 
     async def follow(self) -> None:
         """Begin to notice what is appended, by this process and by others."""
-        if self._behind is not None:
+        if self._catching_up is not None:
+            return
+        await self.open()
+        known, watching = await self.database.read(self._stand)
+        if self._catching_up is not None or self._stop_watching.is_set():
+            if watching is not None:
+                watching.close()
+            self._check_open()
             return
         self._behind = asyncio.Event()
-        await self.open()
-        self.known = await self.database.read(last_position)
+        self.known = max(self.known, known)  # what was appended since the look was handed over
         self.database.on_foreign = self._fall_behind
         self._catching_up = asyncio.create_task(self._catch_up(), name="choreo-sqlite-log")
         self._fall_behind(self.known)
-        if not self.database.memory:
+        if watching is not None:
             loop = asyncio.get_running_loop()
             self._watcher = threading.Thread(
-                target=self._watch, args=(loop,), name="choreo-sqlite-watch", daemon=True
+                target=self._watch, args=(loop, watching), name="choreo-sqlite-watch", daemon=True
             )
             self._watcher.start()
+
+    def _stand(self, connection: sqlite3.Connection) -> tuple[int, sqlite3.Connection | None]:
+        """Give the log's end, and a connection to watch by: while the file is there for sure."""
+        watching = None if self.database.memory else self.database.connect()
+        return last_position(connection), watching
+
+    def _check_open(self) -> None:
+        if self._stop_watching.is_set():
+            what = "closed while it was to be followed"
+            raise BrokerClosedError(what, fix="make a new broker", file=self.database.path)
 
     def _fall_behind(self, end: int) -> None:
         self._end = max(self._end, end)
@@ -249,8 +265,7 @@ class Log:
             return True
         return False
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        connection = self.database.connect()
+    def _watch(self, loop: asyncio.AbstractEventLoop, connection: sqlite3.Connection) -> None:
         seen = groups = -1
         looks = 0
         while not self._stop_watching.wait(WATCH_S):

@@ -60,6 +60,10 @@ class SqliteSubscription:
         self._log.add_feed(self._partitions, self._feed)
         await self._enter()
         await self._turn()
+        if self._closed:  # meanwhile
+            await self._leave()
+            what = "closed while it subscribed"
+            raise BrokerClosedError(what, fix="subscribe again", group=self._group)
         self._log.siblings.append(self._kicked)
         self._kick_others()
         self._beating = asyncio.create_task(self._beat(), name=f"choreo-sqlite-{self._group}")
@@ -128,7 +132,8 @@ class SqliteSubscription:
         if self._giving is not None:  # its partitions are not to be taken again before it ends
             await asyncio.gather(self._giving, return_exceptions=True)
         await self._withhold(list(self._committed))
-        await self._enter()
+        if not self._closed:
+            await self._enter()
         self._kicked.set()
 
     async def _begin(self, partitions: Collection[Partition]) -> None:
@@ -303,12 +308,15 @@ class SqliteSubscription:
                 await asyncio.gather(task, return_exceptions=True)
         if self._kicked in self._log.siblings:
             self._log.siblings.remove(self._kicked)
+        await self._leave()
+        self._kick_others()
+
+    async def _leave(self) -> None:
         if self._me and not self._log.database.closed:
             try:
                 await self._log.database.write(lambda c: members.left(c, self._me))
             except ChoreoError as exc:  # the lease ends by itself
                 log.warning("the group %s could not be left: %s", self._group, exc)
-        self._kick_others()
 
 
 def _uptime() -> float:

@@ -1,0 +1,292 @@
+"""Closed at a bad moment: whoever has asked for something gets an answer, and nothing is left."""
+
+import asyncio
+import gc
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
+from choreo.adapters.sqlite.database import TakenBackError
+from choreo.errors import BrokerClosedError, StoreError
+from choreo.events import Record
+from choreo.plan import Change, Plan
+from choreo.ports import Applied, Seen, Topic, Tx
+from choreo.testing import ManualClock
+from choreo.testing.contracts.place import TOPIC, publish, settle, want
+
+ORDERS = Topic("orders", 1)
+ANSWER_S = 10.0
+
+
+class Door:
+    """A function for one of the file's threads: it says that it is there, and waits."""
+
+    def __init__(self) -> None:
+        self._reached, self._open = threading.Event(), threading.Event()
+
+    def __call__(self, _: sqlite3.Connection | None = None) -> None:
+        self._reached.set()
+        self._open.wait()
+
+    async def reached(self) -> None:
+        await asyncio.to_thread(self._reached.wait)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def answered(task: "asyncio.Task[Any]") -> BaseException | None:
+    """Give what a task has raised; it has to end."""
+    await asyncio.wait([task], timeout=ANSWER_S)
+    assert task.done(), f"{task.get_name()} waits for ever"
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+
+def order() -> Record:
+    return Record("orders", b"1", {}, b"{}")
+
+
+def threads() -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name.startswith("choreo-sqlite-")]
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_to_be_written_again_is_written_before_the_end(tmp_path: Path) -> None:
+    database = Database(tmp_path / "choreo.db")
+    database.hold()
+    door = Door()
+    first = asyncio.create_task(database.write(door))
+    await door.reached()
+    tries: list[int] = []
+
+    def taken_back_once(_: sqlite3.Connection) -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise TakenBackError("taken back with the step of another", fix="wait")
+        return "written"
+
+    second = asyncio.create_task(database.write(taken_back_once))
+    await asyncio.sleep(0)
+    database._queue.put(None)  # the end: in one group with what is written then
+    door.open()
+    assert await answered(second) is None
+    assert second.result() == "written"
+    await first
+    await database.close()
+
+
+async def test_sections_for_which_there_was_no_time_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(Database(tmp_path / "choreo.db"))
+    now = [0.0]
+    monkeypatch.setattr(log.database, "seconds", lambda: now[0])
+    store, broker = SqliteStore(log, clock=ManualClock()), SqliteBroker(log)
+    await broker.ensure([TOPIC])
+    door = Door()
+
+    async def first(tx: Tx, seen: Seen) -> Sequence[Change]:
+        del tx, seen
+        door()
+        now[0] = 1.0  # the transaction has taken long enough
+        return settle(1), publish("1")
+
+    async def second(tx: Tx, seen: Seen) -> Sequence[Change]:
+        del tx, seen
+        return settle(2), publish("2")
+
+    plans = [Plan(None, (), first, want(1)), Plan(None, (), second, want(2))]
+    applying = asyncio.create_task(store.apply(plans))
+    await door.reached()
+    closing = asyncio.gather(store.close(), broker.close())
+    await asyncio.sleep(0)
+    assert log.database.closed
+    door.open()
+    assert await answered(applying) is None
+    done, left = applying.result()
+    assert done is Applied.DONE
+    assert isinstance(left, BrokerClosedError)
+    await closing
+
+
+async def test_a_publish_that_was_cancelled_does_not_keep_others_from_an_answer(
+    tmp_path: Path,
+) -> None:
+    broker = SqliteBroker(Log(Database(tmp_path / "choreo.db")))
+    await broker.ensure([ORDERS])
+    first = asyncio.create_task(broker.publish([order()]))
+    second = asyncio.create_task(broker.publish([order()]))
+    await asyncio.sleep(0)  # both have asked; the loop is still to hand it over
+    first.cancel()
+    await broker.close()
+    assert isinstance(await answered(second), BrokerClosedError)
+    assert first.cancelled()
+
+
+# ── following ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_member_after_a_cancelled_one_hears_of_records(tmp_path: Path) -> None:
+    log = Log(Database(tmp_path / "choreo.db"))
+    broker = SqliteBroker(log)
+    await broker.ensure([ORDERS])
+    elsewhere = SqliteBroker(Log(Database(tmp_path / "choreo.db")))
+    door = Door()
+    blocking = asyncio.create_task(log.database.read(door))
+    await door.reached()
+    first = asyncio.create_task(broker.subscribe("desk", ["orders"]))
+    await asyncio.sleep(0)  # it asks where the log ends
+    first.cancel()
+    assert isinstance(await answered(first), asyncio.CancelledError)
+    door.open()
+    await blocking
+    subscription = await broker.subscribe("desk", ["orders"])
+    await elsewhere.publish([order()])
+    polling = asyncio.create_task(subscription.poll(10))
+    assert await answered(polling) is None
+    assert [one.offset for one in polling.result()] == [1]
+    await elsewhere.close()
+    await broker.close()
+
+
+async def test_what_is_appended_while_a_member_begins_is_not_overlooked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(Database(tmp_path / "choreo.db"))
+    broker = SqliteBroker(log)
+    await broker.ensure([ORDERS])
+    told: list[Callable[[], object]] = []
+    come = threading.Semaphore(0)
+
+    def kept(fn: Callable[[], object]) -> None:
+        told.append(fn)
+        come.release()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log.database, "_hand_over", kept)
+        subscribing = asyncio.create_task(broker.subscribe("desk", ["orders"]))
+        await asyncio.to_thread(come.acquire)  # where the log ends
+        publishing = asyncio.create_task(broker.publish([order()]))
+        await asyncio.to_thread(come.acquire)  # it has one more record by now
+    for fn in told:
+        fn()
+    await publishing
+    polling = asyncio.create_task((await subscribing).poll(10))
+    assert await answered(polling) is None
+    assert [one.offset for one in polling.result()] == [1]
+    await broker.close()
+
+
+async def test_a_broker_closed_while_its_first_member_begins(tmp_path: Path) -> None:
+    log = Log(Database(tmp_path / "choreo.db"))
+    broker, store = SqliteBroker(log), SqliteStore(log, clock=ManualClock())
+    await broker.ensure([ORDERS])
+    door = Door()
+    blocking = asyncio.create_task(log.database.read(door))
+    await door.reached()
+    subscribing = asyncio.create_task(broker.subscribe("desk", ["orders"]))
+    await asyncio.sleep(0)  # it asks where the log ends
+    await broker.close()  # the store goes on
+    door.open()
+    assert isinstance(await answered(subscribing), BrokerClosedError)
+    await blocking
+    assert sorted(threads()) == ["choreo-sqlite-reader", "choreo-sqlite-writer"]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await store.close()
+
+
+async def test_a_broker_closed_while_a_member_joins_leaves_none(tmp_path: Path) -> None:
+    log = Log(Database(tmp_path / "choreo.db"))
+    broker, store = SqliteBroker(log), SqliteStore(log, clock=ManualClock())
+    await broker.ensure([ORDERS])
+    await (await broker.subscribe("other", ["orders"])).close()
+    door = Door()
+    blocking = asyncio.create_task(log.database.write(door))
+    await door.reached()
+    subscribing = asyncio.create_task(broker.subscribe("desk", ["orders"]))
+    while log.database._queue.empty():  # noqa: ASYNC110 - until it asks to be a member
+        await asyncio.sleep(0)
+    await broker.close()  # the store goes on
+    door.open()
+    assert isinstance(await answered(subscribing), BrokerClosedError)
+    await blocking
+    members = await log.database.read(lambda c: c.execute("SELECT * FROM member").fetchall())
+    assert members == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await store.close()
+
+
+async def test_who_looks_after_the_log_was_lost_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "choreo.db"
+    log = Log(Database(file))
+    broker = SqliteBroker(log)
+    await broker.ensure([ORDERS])
+    await broker.publish([order()])
+    reading = aiter(broker.read(["orders"], follow=True))
+    assert len(await anext(reading)) == 1
+    file.rename(tmp_path / "moved.db")
+    watcher = log._watcher
+    assert watcher is not None
+    await asyncio.to_thread(watcher.join)  # it has told, and ended
+    await asyncio.sleep(0)
+    with pytest.raises(StoreError, match="CH4009"):
+        async with asyncio.timeout(ANSWER_S):
+            await anext(reading)
+    await broker.close()
+
+
+# ── opening ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("which", ["writer", "reader"])
+async def test_a_thread_that_can_not_be_had_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == f"choreo-sqlite-{which}":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    database = Database(tmp_path / "choreo.db")
+    database.hold()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        for _ in range(2):
+            opening = asyncio.create_task(database.open())
+            assert isinstance(await answered(opening), RuntimeError)
+    closing = asyncio.create_task(database.close())
+    assert await answered(closing) is None
+
+
+async def test_an_error_of_an_opening_that_nobody_waits_for_is_not_shouted(
+    tmp_path: Path,
+) -> None:
+    shouted: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: shouted.append(context))
+    door = Door()
+
+    class Held(Database):
+        def connect(self) -> sqlite3.Connection:
+            door()
+            raise sqlite3.OperationalError("no disk")
+
+    database = Held(tmp_path / "choreo.db")
+    database.hold()
+    opening = asyncio.create_task(database.open())
+    await door.reached()
+    opening.cancel()
+    assert isinstance(await answered(opening), asyncio.CancelledError)
+    door.open()
+    await database.close()
+    del database, opening
+    gc.collect()
+    assert shouted == []
