@@ -18,7 +18,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from choreo.adapters.kafka.names import Names
 from choreo.adapters.kafka.settings import KafkaSettings
 from choreo.adapters.kafka.translating import missing, translated, translating
-from choreo.errors import BrokerError, BrokerUnavailableError
+from choreo.errors import BrokerClosedError, BrokerError, BrokerUnavailableError
 from choreo.events import Partition
 from choreo.ports import Topic, TopicLook
 
@@ -54,6 +54,7 @@ class Cluster:
         self._reader: AIOKafkaConsumer | None = None
         self._opening = asyncio.Lock()
         self._doing: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     def unbroken(self, call: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Finish a call, also when whoever waits for it is cancelled.
@@ -321,6 +322,7 @@ class Cluster:
 
     async def _desk(self) -> AIOKafkaAdminClient:
         async with self._opening:
+            self._check_open()
             if self._admin is None:
                 admin = AIOKafkaAdminClient(**self._settings.client())
                 await started(admin, self._settings)
@@ -329,17 +331,24 @@ class Cluster:
 
     async def _asking(self) -> AIOKafkaConsumer:
         async with self._opening:
+            self._check_open()
             if self._reader is None:
                 reader = AIOKafkaConsumer(**self._settings.reader())
                 await started(reader, self._settings)
                 self._reader = reader
         return self._reader
 
+    def _check_open(self) -> None:
+        """Open nothing that nobody would close any more."""
+        if self._closed:
+            raise BrokerClosedError("used after close", fix="make a new broker")
+
     async def close(self) -> None:
         """Hang up, once what was begun is done."""
         if self._doing:
             await asyncio.wait(self._doing, timeout=self._settings.request_timeout_s)
         async with self._opening:
+            self._closed = True
             admin, self._admin = self._admin, None
             reader, self._reader = self._reader, None
         if admin is not None:

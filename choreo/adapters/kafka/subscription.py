@@ -73,16 +73,23 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         """Become a member; what is free is assigned when this returns."""
         try:
             occupied = await self._cluster.unbroken(self._check())
+            self._check_open()
             self._running = asyncio.create_task(self._run(), name=f"choreo-kafka-{self._group}")
             self._running.add_done_callback(self._ran)
             if not occupied:
                 await self._ready.wait()
             if self._failure is not None:
                 raise self._failure
+            self._check_open()
             self._joined = True
         except BaseException:
             await self.close()
             raise
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            what = "closed while it subscribed"
+            raise BrokerClosedError(what, fix="subscribe again", group=self._group)
 
     async def _check(self) -> bool:
         """Refuse what can be known to be wrong before we begin; tell whether others are there."""
@@ -365,6 +372,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # the
         self._fed = self._has = frozenset()
         self._moved.set()
         self._room.set()
+        self._ready.set()
         if self._running is not None:
             if self._consumer is None:  # it loses a connection that it is opening when cancelled
                 await asyncio.wait([self._running], timeout=self._settings.request_timeout_s)
