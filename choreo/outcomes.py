@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from choreo.codec import Codec
-from choreo.errors import ChoreoError, ConfigurationError, OutcomeTimeoutError
+from choreo.errors import (
+    BrokerClosedError,
+    ChoreoError,
+    ConfigurationError,
+    OutcomeTimeoutError,
+)
 from choreo.events import FLOW, TYPE, VOID, Event, Record
 from choreo.ports import Broker, Clock, Since
 from choreo.service import Flow
@@ -42,7 +47,7 @@ class Outcomes:
         self._ended: OrderedDict[str, Record] = OrderedDict()
         self._since: Since | None = None
         self._begun: Since = 0
-        self._reading: asyncio.Task[None] | None = None
+        self._readings: dict[asyncio.Task[None], None] = {}  # the last one counts
 
     async def start(self) -> None:
         """Note where the topics end: flows that this process publishes from now on end later.
@@ -74,7 +79,7 @@ class Outcomes:
     async def _await(self, flow: str, within_s: float) -> None:
         began = self._place(flow)
         if self._since is None or _is_earlier(began, self._since):
-            await self._read_from(began)
+            self._read_from(began)
         waiting: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         if flow in self._ended:
             return
@@ -102,21 +107,28 @@ class Outcomes:
             return self._begun if flow in self._published else 0
         return self._published.get(flow, 0)
 
-    async def _read_from(self, since: Since) -> None:
+    def _read_from(self, since: Since) -> None:
         """Read on from an earlier place; what was read before is only read again."""
-        await self.close()
+        for reading in self._readings:
+            reading.cancel()
         self._since = since
-        self._reading = asyncio.create_task(self._read(since), name="choreo outcomes")
+        reading = asyncio.create_task(self._read(since), name="choreo outcomes")
+        self._readings[reading] = None
+        reading.add_done_callback(lambda done: self._readings.pop(done, None))
 
     async def _read(self, since: Since) -> None:
         try:
             await self._follow(since)
         except ChoreoError as exc:  # whoever waits hears why nothing will come
-            for listed in self._waiting.values():
-                for waiting in listed:
-                    if not waiting.done():
-                        waiting.set_exception(exc)
-            self._since = None
+            if [*self._readings][-1] is asyncio.current_task():
+                self._tell(exc)
+
+    def _tell(self, error: ChoreoError) -> None:
+        for listed in self._waiting.values():
+            for waiting in listed:
+                if not waiting.done():
+                    waiting.set_exception(error)
+        self._since = None
 
     async def _follow(self, since: Since) -> None:
         async for records in self._broker.read(self._topics, since=since, follow=True):
@@ -131,11 +143,12 @@ class Outcomes:
                         waiting.set_result(record)
 
     async def close(self) -> None:
-        """Stop reading. May be called twice."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
-            self._reading = None
+        """Stop reading; whoever still waits is told. May be called twice."""
+        readings = [*self._readings]
+        for reading in readings:
+            reading.cancel()
+        self._tell(BrokerClosedError("closed before the end of the flow came", fix="ask again"))
+        await asyncio.gather(*readings, return_exceptions=True)
 
 
 def _is_earlier(place: Since, than: Since) -> bool:

@@ -96,6 +96,7 @@ class App:
         self._limits = limits or Limits()
         self._rng = random.Random(os.urandom(16))
         self._stack = AsyncExitStack()
+        self._stopping = asyncio.Lock()
         self._compiled: list[Compiled] = []
         self._worker: Worker | None = None
         self._outcomes = Outcomes(broker, self.clock, self.codec, [s.flows for s in services])
@@ -117,7 +118,10 @@ class App:
         try:
             await self.start()
         except BaseException:
-            await self.stop()
+            try:
+                await self.stop()
+            except Exception as later:  # noqa: BLE001 - what has failed first is raised
+                log.warning("closed, but not in order: %s", later)
             raise
         return self
 
@@ -185,8 +189,12 @@ class App:
             await self._worker.drain()
 
     async def stop(self) -> None:
-        """Drain and release everything. May be called twice, and before start."""
+        """Drain and release everything. May be called twice, also at once, and before start."""
         self.leaving = True
+        async with self._stopping:  # who comes second waits for what the first is at
+            await self._stop()
+
+    async def _stop(self) -> None:
         worker, self._worker = self._worker, None
         if self._sampling is not None:
             self._sampling.cancel()
@@ -216,19 +224,18 @@ class App:
     async def serve(self) -> None:
         """Work until SIGTERM or SIGINT, then drain; at a second signal leave at once.
 
-        Raises what stopped the worker, if something did. What does not end, nor close, within
-        `drain_s` and `leave_s` of a signal ends with the process (CH5016).
+        Ends, too, when somebody else stops it. Raises what stopped the worker, if something did.
+        What does not end, nor close, within `drain_s` and `leave_s` of a signal ends with the
+        process (CH5016).
         """
         assert self._worker is not None, "serve() needs a started App"
-        assert self._worker.failure is not None
+        failure = self._worker.failure
         with self._ending.heard(to_the_end=self.alone) as told:
             waiting = asyncio.ensure_future(told.wait())
             try:
-                await asyncio.wait(
-                    (waiting, self._worker.failure), return_when=asyncio.FIRST_COMPLETED
-                )
-                if self._worker.failure.done():
-                    self._worker.failure.result()
+                await asyncio.wait((waiting, failure), return_when=asyncio.FIRST_COMPLETED)
+                if failure.done() and not failure.cancelled():
+                    failure.result()
                 await self.drain()
             finally:
                 waiting.cancel()

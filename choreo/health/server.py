@@ -60,6 +60,7 @@ class HealthServer:
         self._probe = probe
         self._measured = metrics
         self._server: asyncio.Server | None = None
+        self._closed = False
         self._serving: set[asyncio.Task[None]] = set()
 
     async def start(self, address: Address) -> Address:
@@ -79,6 +80,7 @@ class HealthServer:
 
     async def close(self) -> None:
         """Listen no more, let go of who is connected. May be called twice, and before start."""
+        self._closed = True  # what is on its way to us is let go, too
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -91,7 +93,7 @@ class HealthServer:
     # ── one connection ───────────────────────────────────────────────────────────────────
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._serving) >= AT_ONCE_MAX:
+        if self._closed or len(self._serving) >= AT_ONCE_MAX:
             writer.transport.abort()
             return
         task = asyncio.ensure_future(self._serve(reader, writer))

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
-from choreo.errors import ChoreoError, HandlerError
+from choreo.errors import BrokerClosedError, ChoreoError, HandlerError
 from choreo.ports import Broker, Clock, Store, Want
 from choreo.step import Compiled
 from choreo.telemetry import Attempts, LogFields
@@ -92,9 +92,13 @@ class Worker:
             )
             lane = Lane(compiled)
             assigned = Assigned(pipeline, lane, self._relay)
+            self._check_stopped()
             lane.subscription = await self._broker.subscribe(
                 lane.name, compiled.topics, assignee=assigned
             )
+            if pipeline.stopping:
+                await lane.subscription.close()
+            self._check_stopped()
             assigned.joined()
             self._lanes.append(lane)
         for lane in self._lanes:
@@ -109,6 +113,11 @@ class Worker:
         self._spiller.start()
         for number in range(pipeline.limits.committers):
             pipeline.spawn(self._committer.commit(), f"commit {number}")
+
+    def _check_stopped(self) -> None:
+        """Begin nothing that nobody would end any more."""
+        if self._pipeline.stopping:
+            raise BrokerClosedError("stopped while it started", fix="start a new one")
 
     async def drain(self) -> None:
         """Take nothing new; finish and commit what runs, for at most `drain_s` seconds."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -205,3 +206,16 @@ def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Address.parse(text)
     assert caught.value.code == "CH1014"
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_who_connects_while_it_is_closed_is_let_go(stub: Stub, turns: int) -> None:
+    server = HealthServer(stub, metrics)
+    address = await server.start(Address("127.0.0.1", 0))
+    with socket.create_connection((address.host, address.port)):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.close()
+        for _ in range(8):
+            await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -1,0 +1,145 @@
+"""Stopped at a bad moment: while it starts or serves, twice at once, after a start that failed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from choreo import App, ConfigurationError, Service
+from choreo.errors import BrokerClosedError
+from choreo.ports import Assignee, Subscription
+from tests.semantics.events import Placed, Reserved
+from tests.semantics.lab import Lab
+
+ANSWER_S = 10.0
+NOTHING_S = 0.2
+
+
+async def answered(task: "asyncio.Task[Any]") -> BaseException | None:
+    """Give what a task has raised; it has to end."""
+    await asyncio.wait([task], timeout=ANSWER_S)
+    assert task.done(), "it waits for ever"
+    return task.exception()
+
+
+def loops() -> list[str]:
+    names = [task.get_name() for task in asyncio.all_tasks()]
+    return [name for name in names if name.startswith("choreo")]
+
+
+async def test_serving_ends_when_somebody_else_stops_the_app() -> None:
+    app = App(Service("desk"), folder=":memory:")
+    await app.start()
+    serving = asyncio.create_task(app.serve())
+    await asyncio.sleep(0)
+    await app.stop()
+    assert await answered(serving) is None
+
+
+async def test_a_second_stop_waits_for_the_first() -> None:
+    service = Service("desk")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @service.on(Placed)
+    async def reserve(placed: Placed) -> Reserved:
+        begun.set()
+        await go_on.wait()
+        return Reserved(k=placed.k)
+
+    app = App(service, folder=":memory:")
+    await app.start()
+    await app.publish(Placed())
+    await begun.wait()
+    worker = app.worker
+    assert worker is not None
+    first = asyncio.create_task(app.stop())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(app.stop())
+    await asyncio.wait([second], timeout=NOTHING_S)
+    assert not second.done()
+    go_on.set()
+    assert await answered(first) is None
+    assert await answered(second) is None
+    assert worker.failure.cancelled()  # nothing was closed under what it was at
+
+
+async def test_a_worker_that_is_stopped_while_it_starts_begins_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, store = lab.parts()
+    subscribe = broker.subscribe
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held(group: str, topics: Sequence[str], *, assignee: Assignee) -> Subscription:
+        reached.set()
+        await go_on.wait()
+        return await subscribe(group, topics, assignee=assignee)
+
+    monkeypatch.setattr(broker, "subscribe", held)
+    service = Service("desk")
+
+    @service.on(Placed)
+    async def reserve(placed: Placed) -> None: ...
+
+    app = App(service, broker=broker, store=store, clock=lab.clock)
+    starting = asyncio.create_task(app.start())
+    await reached.wait()
+    worker = app.worker
+    assert worker is not None
+    await worker.stop()
+    go_on.set()
+    assert isinstance(await answered(starting), BrokerClosedError)
+    assert [name for name in loops() if name != "choreo-sqlite-log"] == []
+    assert broker._subscriptions[0]._closed
+    await app.stop()
+
+
+async def test_what_fails_after_a_start_that_failed_is_not_told_in_its_place(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = Service("desk")
+
+    class Line: ...
+
+    class Till: ...
+
+    @service.resource
+    async def line() -> AsyncIterator[Line]:
+        yield Line()
+        raise OSError("the line is dead")
+
+    @service.resource
+    async def till() -> AsyncIterator[Till]:
+        raise ValueError("the till is locked")
+        yield
+
+    @service.on(Placed)
+    async def reserve(placed: Placed, line: Line, till: Till) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="the till is locked"):
+        async with App(service, folder=":memory:"):
+            pass
+    assert "the line is dead" in caplog.text
+
+
+async def test_reading_for_ends_goes_on_once_however_many_ask_at_once() -> None:
+    service = Service("desk")
+    service.flow("booking", starts=Placed, ends=(Reserved,))
+
+    @service.on(Placed)
+    async def reserve(placed: Placed) -> Reserved:
+        return Reserved(k=placed.k)
+
+    app = App(service, folder=":memory:")
+    await app.start()
+    await app.outcome(await app.publish(Placed()), within_s=ANSWER_S)
+    asking = [asyncio.create_task(app.outcome(name, within_s=3600)) for name in ("a", "b")]
+    await asyncio.sleep(0)
+    while loops().count("choreo outcomes") > 1:  # noqa: ASYNC110 - the earlier one ends
+        await asyncio.sleep(0)
+    reading = [task for task in asyncio.all_tasks() if task.get_name() == "choreo outcomes"]
+    await app.stop()
+    assert all(task.done() for task in reading)
+    for task in asking:  # told, since no end will come any more
+        assert isinstance(await answered(task), BrokerClosedError)
