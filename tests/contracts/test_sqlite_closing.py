@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
-from choreo.adapters.sqlite.database import TakenBackError
-from choreo.errors import BrokerClosedError, StoreError
+from choreo.adapters.sqlite import database as module
+from choreo.adapters.sqlite.database import TakenBackError, retried, translated
+from choreo.errors import BrokerClosedError, StoreError, StoreUnavailableError
 from choreo.events import Record
 from choreo.plan import Change, Plan
 from choreo.ports import Applied, Seen, Topic, Tx
@@ -240,6 +241,35 @@ async def test_who_looks_after_the_log_was_lost_is_told(tmp_path: Path) -> None:
         async with asyncio.timeout(ANSWER_S):
             await anext(reading)
     await broker.close()
+
+
+# ── held up by others ────────────────────────────────────────────────────────────────────
+
+
+class Raced(sqlite3.OperationalError):
+    """What SQLite raises after ten seconds, when a process was stopped inside its locks."""
+
+    sqlite_errorcode = sqlite3.SQLITE_PROTOCOL
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_who_has_lost_a_race_for_locks_has_one_more_try(
+    monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    monkeypatch.setattr(module, "BUSY_MAX_S", -1.0)  # it took longer than others have
+    tries: list[int] = []
+
+    def ask() -> int:
+        tries.append(1)
+        if len(tries) <= lost:
+            raise Raced("locking protocol")
+        return len(tries)
+
+    if lost == 1:
+        assert retried(ask) == lost + 1
+    else:
+        with pytest.raises(StoreUnavailableError, match="CH4001"), translated("choreo.db"):
+            retried(ask)
 
 
 # ── opening ──────────────────────────────────────────────────────────────────────────────

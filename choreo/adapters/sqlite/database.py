@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from choreo.adapters.sqlite.members import alive, holder_name
-from choreo.adapters.sqlite.samefile import SameFile
+from choreo.adapters.sqlite.samefile import SameFile, make_folder
 from choreo.adapters.sqlite.schema import SCHEMA, VERSION, WITH_OUTBOX
 from choreo.errors import BrokerClosedError, StoreError, StoreUnavailableError
 
@@ -44,6 +44,7 @@ GROUP_WEIGHT_MAX = 256
 STATEMENTS_CACHED = 512
 CHECKPOINT_EVERY = 40
 MEMORY = ":memory:"
+HELD = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
 class Work(Protocol):
@@ -84,12 +85,7 @@ def translate(error: sqlite3.Error, where: str) -> StoreError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         fix = "make the file and its folder writable for this user, or name another"
         return StoreError(f"can not be written: {text}", code="CH4004", fix=fix, at=where)
-    if code in (
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-    ):
+    if code in (*HELD, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return StoreUnavailableError(text, fix="free the disk or end what holds it", at=where)
     if code == sqlite3.SQLITE_INTERRUPT:
         fix = "look at the statement's plan: EXPLAIN QUERY PLAN; it holds up every writer"
@@ -393,21 +389,6 @@ class Database:
         self._reader.close()
 
 
-def make_folder(path: str) -> None:
-    """Make the folder that a file is to be in."""
-    if path == MEMORY:
-        return
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise StoreError(
-            f"its folder can not be made: {exc.strerror}",
-            code="CH4004",
-            fix="make it writable for this user, or name another",
-            at=path,
-        ) from exc
-
-
 def version_of(
     connection: sqlite3.Connection,
     path: str,
@@ -488,13 +469,20 @@ def _resolve(done: asyncio.Future[Any], result: Any, error: BaseException | None
 
 
 def retried(fn: Callable[[], T]) -> T:
-    """Call until the file is not busy, every 0.2 ms, for at most half a minute."""
+    """Call until the file is not busy, every 0.2 ms, for at most ten seconds.
+
+    Whoever lost a race for SQLite's own locks has waited inside for as long already (a process was
+    stopped with one in its hands): he has one more try, since it may be free by now.
+    """
     last = time.monotonic() + BUSY_MAX_S
+    raced = False
     while True:
         try:
             return fn()
         except sqlite3.OperationalError as exc:
             code = (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF
-            if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > last:
+            if code == sqlite3.SQLITE_PROTOCOL and not raced:
+                raced = True
+            elif code not in HELD or time.monotonic() > last:
                 raise
         time.sleep(BUSY_RETRY_S)  # in a thread of ours: no loop is held up

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from choreo.errors import StoreError
 
-__all__ = ["SameFile"]
+__all__ = ["SameFile", "make_folder"]
 
 MEMORY = ":memory:"
 WAL = "-wal"
@@ -53,3 +54,18 @@ class SameFile:
         if self._path != MEMORY:
             yield self._path
             yield self._path + WAL
+
+
+def make_folder(path: str) -> None:
+    """Make the folder that a file is to be in."""
+    if path == MEMORY:
+        return
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StoreError(
+            f"its folder can not be made: {exc.strerror}",
+            code="CH4004",
+            fix="make it writable for this user, or name another",
+            at=path,
+        ) from exc

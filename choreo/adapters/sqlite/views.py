@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from choreo.adapters.sqlite.bulk import bound, insert_rows, select_rows
-from choreo.adapters.sqlite.database import make_folder, retried, translated, version_of
-from choreo.adapters.sqlite.samefile import SameFile
+from choreo.adapters.sqlite.database import retried, translated, version_of
+from choreo.adapters.sqlite.samefile import SameFile, make_folder
 from choreo.adapters.sqlite.viewlist import Listing, found
 from choreo.adapters.sqlite.viewrows import SCHEMA, TABLES, VERSION, Key, packed, unpacked
 from choreo.adapters.sqlite.viewwords import Words, mask_of
