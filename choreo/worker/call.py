@@ -289,6 +289,8 @@ class Caller:
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
+            # Whatever it comes to, its time was over: nobody asks.
+            running.add_done_callback(asyncio.Future.exception)
             await asyncio.wait([running])
             raise
 

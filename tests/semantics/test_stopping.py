@@ -1,6 +1,9 @@
 """Stopped at a bad moment: while it starts or serves, twice at once, after a start that failed."""
 
 import asyncio
+import gc
+import random
+import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from choreo import App, ConfigurationError, Service
 from choreo.errors import BrokerClosedError
 from choreo.ports import Assignee, Subscription
+from choreo.worker.call import Caller
 from tests.semantics.events import Placed, Reserved
 from tests.semantics.lab import Lab
 
@@ -143,3 +147,34 @@ async def test_reading_for_ends_goes_on_once_however_many_ask_at_once() -> None:
     assert all(task.done() for task in reading)
     for task in asking:  # told, since no end will come any more
         assert isinstance(await answered(task), BrokerClosedError)
+
+
+async def test_what_a_thread_raises_after_its_time_is_not_shouted(lab: Lab) -> None:
+    shouted: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: shouted.append(context))
+    _, store = lab.parts()
+    caller = Caller(store, lab.clock, random.Random(1), threads=True)
+    begun, go_on = threading.Event(), threading.Event()
+
+    threads: list[threading.Thread] = []
+
+    def fails() -> None:
+        threads.append(threading.current_thread())
+        begun.set()
+        go_on.wait()
+        raise ValueError("too late")
+
+    calling = asyncio.create_task(caller._in_thread(fails, []))
+    await asyncio.to_thread(begun.wait)
+    calling.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait([calling], timeout=ANSWER_S)
+    assert calling.cancelled()
+    caller.close()
+    await asyncio.to_thread(threads[0].join)
+    await store.close()
+    del calling
+    gc.collect()
+    assert shouted == []
