@@ -21,6 +21,7 @@ from choreo.errors import (
 )
 from choreo.events import CONTENT_TYPE, Event, Record
 from choreo.schemas import derived, examined
+from choreo.testing.servers.program import PORTS
 from choreo.testing.servers.registry import RegistryServer
 
 FIRST = '{"type":"record","name":"E","fields":[{"name":"a","type":"string"}]}'
@@ -284,3 +285,13 @@ async def test_registering_by_itself_has_to_be_asked_for(server: RegistryServer)
     await shy.open([Placed])
     await shy.close()
     await codec.close()
+
+
+def test_the_system_gives_its_port_to_nobody_else_while_it_is_stopped(
+    server: RegistryServer,
+) -> None:
+    before = server.url
+    assert httpx.URL(before).port in PORTS
+    server.stop()
+    server.start()
+    assert server.url == before

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from choreo.errors import DecodeError
 from choreo.schemas import AvroSchema, misread, parsed
+from choreo.testing.servers.program import free_ports
 
 __all__ = ["RegistryServer"]
 
@@ -82,9 +83,10 @@ class RegistryServer:
         class Handler(_Handler):
             answer = staticmethod(registry._answered)
 
+        if not self._port:  # one that the system gives nobody else while we are stopped
+            (self._port,) = free_ports(1)
         self._server = ThreadingHTTPServer((HOST, self._port), Handler)
         self._server.daemon_threads = True
-        self._port = self._server.server_port
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.01,), name="registry", daemon=True
         )
