@@ -159,7 +159,8 @@ async def test_what_waiting_does_not_mend_ends_the_worker(
 
     await until(workers, ended)
     assert worker.returncode != 0
-    assert "CH4005" in workers.said()
+    # In all that it has said: how much the library says while it stops differs.
+    assert "CH4005" in workers.log(0).read_text(errors="replace"), workers.said()
 
 
 # ── several ──────────────────────────────────────────────────────────────────────────────
