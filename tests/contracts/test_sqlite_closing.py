@@ -4,7 +4,7 @@ import asyncio
 import gc
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,9 @@ def order() -> Record:
     return Record("orders", b"1", {}, b"{}")
 
 
-def threads() -> list[str]:
-    return [one.name for one in threading.enumerate() if one.name.startswith("choreo-sqlite-")]
+def threads(before: Collection[threading.Thread]) -> list[str]:
+    found = [one.name for one in threading.enumerate() if one not in before]
+    return sorted(name for name in found if name.startswith("choreo-sqlite-"))
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────
@@ -186,6 +187,7 @@ async def test_what_is_appended_while_a_member_begins_is_not_overlooked(
 
 
 async def test_a_broker_closed_while_its_first_member_begins(tmp_path: Path) -> None:
+    before = threading.enumerate()
     log = Log(Database(tmp_path / "choreo.db"))
     broker, store = SqliteBroker(log), SqliteStore(log, clock=ManualClock())
     await broker.ensure([ORDERS])
@@ -198,7 +200,7 @@ async def test_a_broker_closed_while_its_first_member_begins(tmp_path: Path) -> 
     door.open()
     assert isinstance(await answered(subscribing), BrokerClosedError)
     await blocking
-    assert sorted(threads()) == ["choreo-sqlite-reader", "choreo-sqlite-writer"]
+    assert threads(before) == ["choreo-sqlite-reader", "choreo-sqlite-writer"]
     assert asyncio.all_tasks() == {asyncio.current_task()}
     await store.close()
 
