@@ -134,6 +134,7 @@ def outlasts(deployed: Deployed, part: str, go: Callable[[], object], come: Call
     assert len(said.splitlines()) < LINES_MAX, said
 
 
+@pytest.mark.timeout(180)  # each of its waits has its own limit
 def test_a_broker_that_goes_and_comes(deployed: Deployed) -> None:
     if not deployed.kafka.nodes:  # one that CHOREO_TEST_KAFKA names: others may use it
         pytest.skip("the broker is not ours to be killed")
@@ -141,6 +142,7 @@ def test_a_broker_that_goes_and_comes(deployed: Deployed) -> None:
     outlasts(deployed, "log", node.kill, deployed.kafka.begin, {"CH3001", "CH9004"})
 
 
+@pytest.mark.timeout(180)  # each of its waits has its own limit
 def test_a_database_that_goes_and_comes(deployed: Deployed) -> None:
     if not server().ours:  # one that CHOREO_TEST_POSTGRES names: others may use it
         pytest.skip("the server is not ours to be killed")
