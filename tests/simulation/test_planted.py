@@ -41,7 +41,7 @@ HASTY = Bug(
     "        answer = await charge()\n"
     "    except Exception:\n"
     '        return PaymentDeclined(order_id=order_id, reason="no answer")\n',
-    ("--seeds", "200", "--scenario", "services.orders.scenario:single"),
+    ("--seeds", "200", "--workers", "2", "--scenario", "services.orders.scenario:single"),
     (1,),
     ("of outside PaymentProvider at /charges", "payments.capture → PaymentDeclined"),
 )
