@@ -80,8 +80,9 @@ async def in_the_transaction(placed: Placed, tx: Tx) -> Paid:
     return Paid(k=placed.k)
 
 GENTLE = sys.argv[2] == "gentle"
-LEAVE_S = 3.0 if sys.argv[1] in {"holds_the_loop", "does_not_close", "leaves_a_thread"} else 15.0
-LIMITS = Limits() if GENTLE else Limits(drain_s=0.3, leave_s=LEAVE_S)
+LAST = sys.argv[1] in {"holds_the_loop", "does_not_close", "leaves_a_thread"}
+STUBBORN = Limits(drain_s=3.0, leave_s=0.3) if LAST else Limits(drain_s=0.3, leave_s=15.0)
+LIMITS = Limits() if GENTLE else STUBBORN
 desk.on(Placed, name="pay")(globals()[sys.argv[1]])
 
 async def main():
