@@ -206,3 +206,23 @@ def test_without_a_cluster_it_says_what_is_missing(monkeypatch: pytest.MonkeyPat
         tracker_app()
     assert caught.value.code == "CH1014"
     assert "CHOREO_BROKER" in caught.value.fix
+
+
+@pytest.mark.blocks("the library looks for the source of what declares an agent")
+async def test_work_that_fails_ends_the_worker_and_no_part_by_itself(tmp_path: Path) -> None:
+    """A part that has ended by itself answers nobody, and the others wait for its answer."""
+    broker = SqliteBroker(Log(Database(str(tmp_path / "log.db"))))
+    error = ConfigurationError("it can not be done")
+
+    async def fails(_: Broker) -> None:
+        raise error
+
+    app = faust_app(broker, fails, group="g", client=client())
+    worker = faust.Worker(app)
+    app.beacon.reattach(worker.beacon)
+    part = app.add_dependency(faust.Service())
+    await app._run()  # type: ignore[attr-defined]
+    assert worker.crashed
+    assert worker.crash_reason is error
+    assert not part.crashed
+    await broker.close()

@@ -223,8 +223,22 @@ class _App(faust.App):
     async def _run(self) -> None:
         try:
             await self._work(self._work_broker)
-        except Exception as exc:  # noqa: BLE001 - the library would go on without it
-            await self.crash(exc)
+        except Exception as exc:
+            log.exception("the worker ends")  # the library would go on without it
+            await self._end(exc)
+
+    async def _end(self, error: Exception) -> None:
+        """End the worker in order, as a signal does, and say then what has ended it.
+
+        A crash tells every part at once: the consumer's thread has ended before the consumer
+        asks it to commit, and is waited for.
+        """
+        root = None if self.beacon.root is None else self.beacon.root.data
+        if not isinstance(root, faust.Worker):
+            await self.crash(error)
+            return
+        root.crash_reason = error
+        root._crashed.set()  # noqa: SLF001 - crash() tells its children, too
 
 
 def _credentials(client: Mapping[str, Any]) -> faust.SASLCredentials | faust.SSLCredentials | None:
