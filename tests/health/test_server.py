@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -208,14 +207,22 @@ def test_what_is_no_address(text: str) -> None:
     assert caught.value.code == "CH1014"
 
 
-@pytest.mark.parametrize("turns", range(8))
-async def test_who_connects_while_it_is_closed_is_let_go(stub: Stub, turns: int) -> None:
+async def test_who_comes_in_while_it_is_closed_is_let_go(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = HealthServer(stub, metrics)
+    accept = server._accept
+    came: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    monkeypatch.setattr(server, "_accept", lambda *connection: came.put_nowait(connection))
     address = await server.start(Address("127.0.0.1", 0))
-    with socket.create_connection((address.host, address.port)):
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        await server.close()
-        for _ in range(8):
-            await asyncio.sleep(0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+    reader, writer = await asyncio.open_connection(*address)
+    connection = await came.get()
+    closing = asyncio.create_task(server.close())
+    await asyncio.sleep(0)
+    accept(*connection)
+    async with asyncio.timeout(WITHIN_S):
+        assert await reader.read() == b""
+        await closing
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    writer.close()
+    await writer.wait_closed()
