@@ -5,6 +5,7 @@ import gc
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from choreo.adapters.sqlite import Database, Log, SqliteBroker, SqliteStore
 from choreo.adapters.sqlite import database as module
 from choreo.adapters.sqlite.database import TakenBackError, retried, translated
 from choreo.errors import BrokerClosedError, StoreError, StoreUnavailableError
-from choreo.events import Record
+from choreo.events import Partition, Record
 from choreo.plan import Change, Plan
 from choreo.ports import Applied, Seen, Topic, Tx
 from choreo.testing import ManualClock
@@ -272,6 +273,29 @@ def test_who_has_lost_a_race_for_locks_has_one_more_try(
     else:
         with pytest.raises(StoreUnavailableError, match="CH4001"), translated("choreo.db"):
             retried(ask)
+
+
+async def test_offsets_that_could_not_be_committed_are_committed_by_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "choreo.db"
+    broker = SqliteBroker(Log(Database(path)))
+    await broker.ensure([ORDERS])
+    await broker.publish([order()])
+    subscription = await broker.subscribe("desk", ["orders"])
+    (record,) = await subscription.poll(records_max=10)
+    offsets = {Partition("orders", 0): record.offset + 1}
+    monkeypatch.setattr(module, "BUSY_MAX_S", 0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailableError):
+            await subscription.commit(offsets)
+        other.execute("ROLLBACK")
+        monkeypatch.setattr(module, "BUSY_MAX_S", 10.0)
+        await subscription.commit(offsets)
+        rows = other.execute("SELECT grp, offset FROM position").fetchall()
+    assert rows == [("desk", record.offset + 1)]
+    await broker.close()
 
 
 # ── opening ──────────────────────────────────────────────────────────────────────────────

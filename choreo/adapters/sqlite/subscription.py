@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 from choreo.adapters.sqlite import members
 from choreo.adapters.sqlite.log import Log
@@ -262,20 +261,25 @@ class SqliteSubscription:
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
         if self._closed:
             raise BrokerClosedError("used after close", fix="subscribe again", group=self._group)
-        rows = self._rows_to_commit(offsets)
-        if not rows:
+        moved = self._to_commit(offsets)
+        if not moved:
             return
         me = self._me
 
-        def write(connection: sqlite3.Connection) -> None:
-            ours = set(members.assigned_to(connection, self._group, me))
+        def write(connection: sqlite3.Connection) -> dict[Partition, int]:
+            ours = members.assigned_to(connection, self._group, me)
+            written = {one: moved[one] for one in ours if one in moved}
             connection.executemany(
                 "INSERT INTO position (grp, topic, partition, offset) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET offset = max(offset, excluded.offset)",
-                [row for row in rows if (row[1], row[2]) in ours],
+                [(self._group, *one, offset) for one, offset in written.items()],
             )
+            return written
 
-        await self._log.database.write(write)
+        # Noted only now: what could not be written is made up for by the next one.
+        for partition, offset in (await self._log.database.write(write)).items():
+            if partition in self._committed:
+                self._committed[partition] = max(self._committed[partition], offset)
 
     def _beyond(self) -> int:
         """Give the position before which all was given, or is of no interest to us."""
@@ -283,18 +287,17 @@ class SqliteSubscription:
             return self._buffer[0].offset
         return self._log.known + 1 if self._tail else self._next
 
-    def _rows_to_commit(self, offsets: Mapping[Partition, int]) -> list[tuple[Any, ...]]:
-        """Give the rows; partitions in which nothing is open go on to where we have read."""
+    def _to_commit(self, offsets: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Give what moves; partitions in which nothing is open go on to where we have read."""
         beyond = self._beyond()
-        rows = []
+        moved = {}
         for partition, committed in self._committed.items():
             offset = offsets.get(partition, committed)
             if partition in self._fed and self._delivered[partition] < offset:
                 offset = max(offset, beyond)
             if offset > committed:
-                self._committed[partition] = offset
-                rows.append((self._group, partition.topic, partition.number, offset))
-        return rows
+                moved[partition] = offset
+        return moved
 
     async def close(self) -> None:
         if self._closed:
