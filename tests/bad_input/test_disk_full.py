@@ -96,7 +96,8 @@ async def test_a_full_disk_in_the_middle_of_a_group(terminal: Terminal) -> None:
     await publish(desk.folder)
     assert process.stdout is not None
     told: list[str] = []
-    for words in ("everything waits", "could not be looked at"):  # whichever is first
+    # Each says it once while it lasts, whichever is first.
+    for words in ("everything waits", "the group desk could not be looked at"):
         while not any(words in line for line in told):
             told.append(await asyncio.to_thread(process.stdout.readline))
             assert told[-1], told
