@@ -70,8 +70,9 @@ class Ending:
         self._timer = _later(self._within_s, self._end)
 
     def _end(self) -> None:
-        _later(LOOK_S, partial(os._exit, 1))  # the sources of what it looks at may be far away
         try:
+            # The sources of what it looks at may be far away.
+            _later(LOOK_S, partial(os._exit, 1))
             said = self._all()
             _later(SAY_S, partial(os._exit, 1))  # who takes it may have stopped reading
             # Not by its write(): whoever is stuck in one has its lock.

@@ -105,6 +105,17 @@ def slow(frame):
 
 traceback.format_stack = slow
 """
+NO_MORE_THREADS = """
+import threading
+plain = threading.Timer.start
+
+def start(timer):
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("can't start new thread")
+    plain(timer)
+
+threading.Timer.start = start
+"""
 KINDS = ["swallows", "never_ends", "in_a_thread_of_its_own", "in_the_transaction"]
 
 
@@ -153,8 +164,11 @@ def test_a_process_says_why_though_it_takes_long_to_look(terminal: Terminal) -> 
     assert "in __aexit__" in over(terminal, "does_not_close", done=True)
 
 
-def test_a_process_ends_though_nobody_hears_why(terminal: Terminal) -> None:
-    terminal.write("desk.py", f"import sys\nsys.stderr = None\n{STUBBORN}")
+@pytest.mark.parametrize(
+    "quirk", ["import sys\nsys.stderr = None\n", NO_MORE_THREADS], ids=["mute", "no more threads"]
+)
+def test_a_process_ends_though_nobody_hears_why(terminal: Terminal, quirk: str) -> None:
+    terminal.write("desk.py", f"{quirk}{STUBBORN}")
     process = begun(terminal, "does_not_close", "stubborn")
     process.terminate()
     process.communicate(timeout=WITHIN_S)
