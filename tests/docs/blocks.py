@@ -20,9 +20,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from tests.house.source import ROOT
 
@@ -33,6 +34,7 @@ GOES_ON = re.compile(r"goes on from \[[^]]+\]\((?P<page>[\w.-]+)\)")
 KILL = re.compile(r"kill (?P<at_once>-9 )?%(?P<job>\d+)")
 PROMPT = "$ "
 COMMAND_S = 30
+LOOK_S = 0.05
 COLUMNS = "96"
 RUNS = b"Ctrl-C ends it"
 """What a process of choreo says once it hears signals; before that one ends it as a crash does."""
@@ -178,7 +180,7 @@ def run_steps(page: Page, folder: Path) -> None:
     if page.before:
         run_steps(Page.read(page.before, text_of(page.before)), folder)
     with ExitStack() as running:
-        started: list[subprocess.Popen[bytes]] = []
+        started: list[Background] = []
         for block in page.steps:
             if block.file:
                 write_file(block, folder)
@@ -191,8 +193,8 @@ def run_steps(page: Page, folder: Path) -> None:
                     stop(started[int(told["job"]) - 1], where, at_once=bool(told["at_once"]))
                 else:
                     assert_same(printed(command, folder), shown, where)
-        for process in started:
-            stop(process, page.name)
+        for one in started:
+            stop(one, page.name)
 
 
 def write_file(block: Block, folder: Path) -> None:
@@ -225,31 +227,47 @@ def printed(command: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def background(command: str, folder: Path) -> subprocess.Popen[bytes]:
-    """Start a command that ends with ` &`."""
-    return subprocess.Popen(
-        ["/bin/sh", "-c", f"exec {command.removesuffix(' &')}"], cwd=folder, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Background:
+    """A command that goes on, and the file to which it says what it has to say."""
+
+    process: subprocess.Popen[bytes]
+    said: Path
 
 
-def told_to_end(process: subprocess.Popen[bytes]) -> None:
+@contextmanager
+def background(command: str, folder: Path) -> Iterator[Background]:
+    """Start a command that ends with ` &`; it never waits for a reader."""
+    with (
+        NamedTemporaryFile() as said,
+        subprocess.Popen(
+            ["/bin/sh", "-c", f"exec {command.removesuffix(' &')}"], cwd=folder,
+            env=environment(), stdout=subprocess.DEVNULL, stderr=said,
+        ) as process,
+    ):  # fmt: skip
+        yield Background(process, Path(said.name))
+
+
+def told_to_end(one: Background) -> None:
     """End a process by SIGTERM, one of choreo when it says that it runs."""
-    assert process.stderr is not None
+    process = one.process
     if str(process.args[-1]).startswith("exec choreo "):  # type: ignore[index]
-        assert any(RUNS in line for line in process.stderr), "it ended before it ran"
+        while RUNS not in one.said.read_bytes():
+            assert process.returncode is None, "it ended before it ran"
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_S)
     process.terminate()
 
 
-def stop(process: subprocess.Popen[bytes], where: str, *, at_once: bool = False) -> None:
+def stop(one: Background, where: str, *, at_once: bool = False) -> None:
     """End what was started, once, and see that it ended as it was told."""
+    process = one.process
     if process.returncode is None:
         if at_once:
             process.kill()
         else:
-            told_to_end(process)
-        process.communicate(timeout=COMMAND_S)
-        ended = process.returncode
+            told_to_end(one)
+        ended = process.wait(timeout=COMMAND_S)
         assert ended == (-signal.SIGKILL if at_once else 0), f"{where}: ended with {ended}"
 
 

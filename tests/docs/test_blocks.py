@@ -80,6 +80,16 @@ def test_what_stays_in_the_background_is_ended(tmp_path: Path) -> None:
         run(page, tmp_path)
 
 
+def test_what_says_much_in_the_background_goes_on(tmp_path: Path) -> None:
+    page = page_of(
+        "```python", "# talks.py", "import sys, time", "sys.stderr.write('x' * 1_000_000)",
+        "open('there', 'w').close()", "time.sleep(60)", "```",
+        "```console", "$ python talks.py &", "$ until test -e there; do sleep 0.05; done",
+        "$ kill -9 %1", "```",
+    )  # fmt: skip
+    run(page, tmp_path)
+
+
 def test_a_failing_block_fails_its_page(tmp_path: Path) -> None:
     good = page_of("```python", "async def test_a() -> None:", "    assert 1 == 1", "```")
     bad = page_of("", "```python", "def test_a() -> None:", "    assert 1 == 2", "```")
