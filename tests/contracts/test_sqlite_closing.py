@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,9 +19,9 @@ from choreo.plan import Change, Plan
 from choreo.ports import Applied, Seen, Topic, Tx
 from choreo.testing import ManualClock
 from choreo.testing.contracts.place import TOPIC, publish, settle, want
+from tests.waiting import ANSWER_S, answered
 
 ORDERS = Topic("orders", 1)
-ANSWER_S = 10.0
 
 
 class Door:
@@ -40,13 +39,6 @@ class Door:
 
     def open(self) -> None:
         self._open.set()
-
-
-async def answered(task: "asyncio.Task[Any]") -> BaseException | None:
-    """Give what a task has raised; it has to end."""
-    await asyncio.wait([task], timeout=ANSWER_S)
-    assert task.done(), f"{task.get_name()} waits for ever"
-    return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
 def order() -> Record:

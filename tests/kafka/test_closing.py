@@ -1,7 +1,6 @@
 """Closed at a bad moment: whoever has asked for something gets an answer."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -12,15 +11,9 @@ from choreo.events import Partition
 from choreo.ports import Topic
 from choreo.testing.servers import KafkaServer
 from tests.kafka.settings import member
+from tests.waiting import answered
 
 ANSWER_S = 30.0
-
-
-async def answered(task: "asyncio.Task[Any]") -> BaseException | None:
-    """Give what a task has raised; it has to end."""
-    await asyncio.wait([task], timeout=ANSWER_S)
-    assert task.done(), "it waits for ever"
-    return task.exception()
 
 
 @pytest.mark.parametrize("runs", [False, True], ids=["before it joins", "while it joins"])
@@ -35,7 +28,7 @@ async def test_a_broker_closed_while_a_member_begins(
     while runs and subscription._running is None:  # noqa: ASYNC110 - once
         await asyncio.sleep(0)
     await broker.close()
-    assert isinstance(await answered(subscribing), BrokerClosedError)
+    assert isinstance(await answered(subscribing, within_s=ANSWER_S), BrokerClosedError)
 
 
 async def test_a_cluster_that_was_left_is_not_connected_to_again() -> None:

@@ -5,7 +5,6 @@ import gc
 import random
 import threading
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import pytest
 
@@ -15,16 +14,9 @@ from choreo.ports import Assignee, Subscription
 from choreo.worker.call import Caller
 from tests.semantics.events import Placed, Reserved
 from tests.semantics.lab import Lab
+from tests.waiting import ANSWER_S, answered
 
-ANSWER_S = 10.0
 NOTHING_S = 0.2
-
-
-async def answered(task: "asyncio.Task[Any]") -> BaseException | None:
-    """Give what a task has raised; it has to end."""
-    await asyncio.wait([task], timeout=ANSWER_S)
-    assert task.done(), "it waits for ever"
-    return task.exception()
 
 
 def loops() -> list[str]:
