@@ -41,6 +41,10 @@ class Door:
         self._open.set()
 
 
+def takes_all_back(_: sqlite3.Connection) -> None:
+    raise TakenBackError("taken back with the step of another", fix="wait")
+
+
 def order() -> Record:
     return Record("orders", b"1", {}, b"{}")
 
@@ -59,22 +63,71 @@ async def test_what_is_to_be_written_again_is_written_before_the_end(tmp_path: P
     door = Door()
     first = asyncio.create_task(database.write(door))
     await door.reached()
-    tries: list[int] = []
-
-    def taken_back_once(_: sqlite3.Connection) -> str:
-        tries.append(1)
-        if len(tries) == 1:
-            raise TakenBackError("taken back with the step of another", fix="wait")
-        return "written"
-
-    second = asyncio.create_task(database.write(taken_back_once))
+    second = asyncio.create_task(database.write(lambda _: "written"))
+    third = asyncio.create_task(database.write(takes_all_back))
     await asyncio.sleep(0)
     database._queue.put(None)  # the end: in one group with what is written then
     door.open()
     assert await answered(second) is None
     assert second.result() == "written"
+    assert isinstance(await answered(third), TakenBackError)
     await first
     await database.close()
+
+
+async def test_what_takes_all_back_whenever_it_is_written_is_told_and_holds_up_no_end(
+    tmp_path: Path,
+) -> None:
+    database = Database(tmp_path / "choreo.db")
+    database.hold()
+    writing = [asyncio.create_task(database.write(takes_all_back)) for _ in range(3)]
+    for one in writing:
+        assert isinstance(await answered(one), TakenBackError)
+    assert await answered(asyncio.create_task(database.close())) is None
+
+
+async def test_a_read_of_memory_beside_what_can_not_be_written_is_answered() -> None:
+    database = Database(":memory:")
+    database.hold()
+    door = Door()
+    first = asyncio.create_task(database.write(door))
+    await door.reached()
+
+    def refused(_: sqlite3.Connection) -> None:
+        raise StoreUnavailableError("the disk is full", fix="free it")
+
+    second = asyncio.create_task(database.write(refused))
+    third = asyncio.create_task(database.read(lambda _: "read"))
+    await asyncio.sleep(0)
+    door.open()
+    assert isinstance(await answered(second), StoreUnavailableError)
+    assert isinstance(await answered(third), StoreUnavailableError)
+    await first
+    await database.close()
+
+
+async def test_a_log_that_is_damaged_is_told_to_whoever_waits_for_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, beside = (Log(Database(tmp_path / "choreo.db")) for _ in range(2))
+    broker, other = SqliteBroker(log), SqliteBroker(beside)
+    await broker.ensure([ORDERS])
+    await broker.publish([order()])
+    reading = aiter(broker.read(["orders"], follow=True))
+    await anext(reading)
+    member = await broker.subscribe("desk", ["orders"])
+    await member.poll(10)
+    waiting = [asyncio.ensure_future(one) for one in (anext(reading), member.poll(10))]
+
+    def damaged(*_: object, **__: object) -> None:
+        raise StoreError("the file is damaged", code="CH4003", fix="restore it")
+
+    monkeypatch.setattr(log, "scan", damaged)
+    await other.publish([order()])
+    for one in waiting:
+        assert "CH4003" in str(await answered(one))
+    await broker.close()
+    await other.close()
 
 
 async def test_sections_for_which_there_was_no_time_are_answered(

@@ -241,11 +241,10 @@ class Database:
                 connection = self.connect()
                 self._prepare(connection)
                 connection.set_progress_handler(self._held_too_long, OPERATIONS_BETWEEN_LOOKS)
-                self._reader = connection if self.memory else self.connect()
+                if not self.memory:
+                    self._reader = self.connect()
                 self.same.check()
-            if self.memory:
-                self._reads = _Inline(self)  # type: ignore[assignment]
-            else:
+            if not self.memory:
                 self._start("reader", self._read_forever)
         except BaseException as exc:  # noqa: BLE001 - handed over to whoever opens
             self._hand_over(lambda error=exc: opened.set_exception(error))  # type: ignore[misc]
@@ -292,7 +291,8 @@ class Database:
                 self.check_place()
                 retried(lambda: connection.execute("BEGIN IMMEDIATE"))
                 begun = self._look(connection)
-                outcomes.extend(self._perform(connection, work) for work in group)
+                for work in group:
+                    outcomes.append(self._perform(connection, work))  # noqa: PERF401 - it counts
                 end = last_position(connection)
                 if end > begun:  # what others appended before is not ours to skip
                     self.own_end = end
@@ -300,9 +300,9 @@ class Database:
         except BaseException as exc:  # noqa: BLE001 - told to everyone who waits
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            self.own_end, self.doubtful = before, True
+            self.own_end, self.doubtful, self.hold_until = before, True, None
             self._doubt(connection)
-            again = [work for work in group if work.again and isinstance(exc, TakenBackError)]
+            again = _of_others(group, len(outcomes)) if isinstance(exc, TakenBackError) else []
             group = [work for work in group if work not in again]
             outcomes = [exc] * len(group)
         else:
@@ -359,6 +359,8 @@ class Database:
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run `fn` on the reading connection; it sees what is committed."""
+        if self.memory:  # it takes its turn with what is written
+            return await self.write(fn)
         await self.open()
         if self.closed:
             raise BrokerClosedError("used after close", fix="make a new one", file=self.path)
@@ -417,32 +419,6 @@ def last_position(connection: sqlite3.Connection) -> int:
     return row[0] if row else 0
 
 
-class _Inline:
-    """Reads of a database in memory: they take their turn with the writes."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def put(self, run: Callable[[], None]) -> None:
-        self._database.busy += 1
-        self._database._queue.put(_Read(run))  # noqa: SLF001 - one piece with Database
-
-
-class _Read:
-    weight = 1
-    again = True
-
-    def __init__(self, run: Callable[[], None]) -> None:
-        self._run = run
-
-    def perform(self, connection: sqlite3.Connection) -> None:
-        del connection
-        self._run()
-
-    def finish(self, error: BaseException | None) -> None:
-        del error
-
-
 class _Call:
     weight = 1
     again = True
@@ -457,6 +433,11 @@ class _Call:
 
     def finish(self, error: BaseException | None) -> None:
         _resolve(self.done, self._result, error)
+
+
+def _of_others(group: list[Work], taken_back: int) -> list[Work]:
+    """Give what can be written again: all but what was at work, which would be at it for ever."""
+    return [work for at, work in enumerate(group) if work.again and at != taken_back]
 
 
 def _resolve(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -20,7 +20,7 @@ from zlib import crc32
 from choreo.adapters.sqlite.bulk import bound, insert_rows
 from choreo.adapters.sqlite.database import Database, last_position
 from choreo.codec import headers_from_text, headers_to_text
-from choreo.errors import BrokerClosedError, BrokerError, ChoreoError
+from choreo.errors import BrokerClosedError, BrokerError, ChoreoError, StoreError
 from choreo.events import Record
 from choreo.plan import Change, Plan
 from choreo.ports import Topic
@@ -229,6 +229,8 @@ class Log:
                 await self._read_on()
             except ChoreoError as exc:
                 if not exc.transient:
+                    if isinstance(exc, StoreError) and self.database.lost is None:
+                        self.database.lost = exc  # who waits for records hears of it
                     self._lose()
                     return
                 log.warning("the log could not be read, it is tried again: %s", exc)
