@@ -81,6 +81,7 @@ class Outcomes:
         if self._since is None or _is_earlier(began, self._since):
             self._read_from(began)
         waiting: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+        waiting.add_done_callback(asyncio.Future.exception)  # who asks may be gone by then
         if flow in self._ended:
             return
         self._waiting.setdefault(flow, []).append(waiting)
@@ -117,13 +118,16 @@ class Outcomes:
         reading.add_done_callback(lambda done: self._readings.pop(done, None))
 
     async def _read(self, since: Since) -> None:
+        error: ChoreoError = _closed()
         try:
             await self._follow(since)
-        except ChoreoError as exc:  # whoever waits hears why nothing will come
-            if [*self._readings][-1] is asyncio.current_task():
-                self._tell(exc)
+        except ChoreoError as exc:
+            error = exc
+        if [*self._readings][-1] is asyncio.current_task():
+            self._tell(error)
 
     def _tell(self, error: ChoreoError) -> None:
+        """Let whoever waits hear why nothing will come."""
         for listed in self._waiting.values():
             for waiting in listed:
                 if not waiting.done():
@@ -147,8 +151,12 @@ class Outcomes:
         readings = [*self._readings]
         for reading in readings:
             reading.cancel()
-        self._tell(BrokerClosedError("closed before the end of the flow came", fix="ask again"))
+        self._tell(_closed())
         await asyncio.gather(*readings, return_exceptions=True)
+
+
+def _closed() -> ChoreoError:
+    return BrokerClosedError("closed before the end of the flow came", fix="ask again")
 
 
 def _is_earlier(place: Since, than: Since) -> bool:

@@ -20,7 +20,7 @@ from choreo.app.opening import deployed, open_codec
 from choreo.app.preparing import migrate, refuse_orphans, warn_of_database, warn_of_topics
 from choreo.codec import JSON_TYPE
 from choreo.context import State
-from choreo.errors import ChoreoError, ConfigurationError
+from choreo.errors import BrokerClosedError, ChoreoError, ConfigurationError
 from choreo.events import (
     CONTENT_TYPE,
     DEAD_TOPIC,
@@ -96,7 +96,9 @@ class App:
         self._limits = limits or Limits()
         self._rng = random.Random(os.urandom(16))
         self._stack = AsyncExitStack()
+        self._stopped = False
         self._stopping = asyncio.Lock()
+        self._stops: asyncio.Task[object] | None = None  # the one that has the lock
         self._compiled: list[Compiled] = []
         self._worker: Worker | None = None
         self._outcomes = Outcomes(broker, self.clock, self.codec, [s.flows for s in services])
@@ -160,6 +162,7 @@ class App:
         if self.services:
             await self.broker.publish([self._manifest(service) for service in self.services])
         await self._outcomes.start()
+        await self._check_stopped()
         self._worker = Worker(
             self._compiled,
             self.broker,
@@ -177,6 +180,12 @@ class App:
         if self.telemetry is not None:
             self._sampling = self.telemetry.sample(self._worker, self._ports, self.clock)
 
+    async def _check_stopped(self) -> None:
+        """Begin nothing that nobody would end any more."""
+        if self._stopped:
+            await self._stack.aclose()
+            raise BrokerClosedError("stopped while it started", fix="start a new one")
+
     @property
     def worker(self) -> Worker | None:
         """What runs the services, between `start` and `stop`."""
@@ -184,15 +193,31 @@ class App:
 
     async def drain(self) -> None:
         """Take nothing new, finish what runs."""
-        self.leaving = True
-        if self._worker is not None:
-            await self._worker.drain()
+        await self._last(self._drain)
 
     async def stop(self) -> None:
-        """Drain and release everything. May be called twice, also at once, and before start."""
+        """Drain and release everything. May be called twice, also at once, and before start.
+
+        A resource that is just being released by it may call it, too.
+        """
+        self._stopped = True
+        await self._last(self._stop)
+
+    async def _last(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Take one step of leaving: who comes second waits for what the first is at."""
         self.leaving = True
-        async with self._stopping:  # who comes second waits for what the first is at
-            await self._stop()
+        if self._stops is asyncio.current_task():
+            return
+        async with self._stopping:
+            self._stops = asyncio.current_task()
+            try:
+                await step()
+            finally:
+                self._stops = None
+
+    async def _drain(self) -> None:
+        if self._worker is not None:
+            await self._worker.drain()
 
     async def _stop(self) -> None:
         worker, self._worker = self._worker, None

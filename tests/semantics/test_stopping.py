@@ -10,7 +10,7 @@ import pytest
 
 from choreo import App, ConfigurationError, Service
 from choreo.errors import BrokerClosedError
-from choreo.ports import Assignee, Subscription
+from choreo.ports import Assignee, Subscription, Topic
 from choreo.worker.call import Caller
 from tests.semantics.events import Placed, Reserved
 from tests.semantics.lab import Lab
@@ -88,6 +88,131 @@ async def test_a_worker_that_is_stopped_while_it_starts_begins_nothing(
     assert isinstance(await answered(starting), BrokerClosedError)
     assert [name for name in loops() if name != "choreo-sqlite-log"] == []
     assert broker._subscriptions[0]._closed
+    await app.stop()
+
+
+async def test_a_stop_during_a_drain_waits_for_it() -> None:
+    service = Service("desk")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    ended: list[str] = []
+
+    @service.on(Placed)
+    async def reserve(placed: Placed) -> None:
+        begun.set()
+        try:
+            await go_on.wait()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        ended.append(placed.k)
+
+    app = App(service, folder=":memory:")
+    await app.start()
+    await app.publish(Placed())
+    await begun.wait()
+    draining = asyncio.create_task(app.drain())
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(app.stop())
+    await asyncio.wait([stopping], timeout=NOTHING_S)
+    go_on.set()
+    assert await answered(draining) is None
+    assert await answered(stopping) is None
+    assert ended == [Placed().k]
+
+
+async def test_a_resource_may_stop_the_app_that_releases_it() -> None:
+    service = Service("desk")
+    apps: list[App] = []
+
+    class Line: ...
+
+    @service.resource
+    async def line() -> AsyncIterator[Line]:
+        yield Line()
+        await apps[0].stop()
+
+    @service.on(Placed)
+    async def reserve(placed: Placed, line: Line) -> None: ...
+
+    apps.append(App(service, folder=":memory:"))
+    await apps[0].start()
+    assert await answered(asyncio.create_task(apps[0].stop())) is None
+
+
+async def test_an_app_without_services_that_is_stopped_while_it_starts_begins_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, store = lab.parts()
+    ensure = broker.ensure
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held(topics: Sequence[Topic]) -> None:
+        await ensure(topics)
+        reached.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(broker, "ensure", held)
+    app = App(broker=broker, store=store, clock=lab.clock)
+    starting = asyncio.create_task(app.start())
+    await reached.wait()
+    await app.stop()
+    go_on.set()
+    assert isinstance(await answered(starting), BrokerClosedError)
+    assert not app.started
+    assert loops() == []
+
+
+async def test_who_asks_for_an_end_while_resources_are_released_is_told() -> None:
+    service = Service("desk")
+    service.flow("booking", starts=Placed, ends=(Reserved,))
+    begun, releasing, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Line: ...
+
+    @service.resource
+    async def line() -> AsyncIterator[Line]:
+        yield Line()
+        releasing.set()
+        await go_on.wait()
+
+    @service.on(Placed)
+    async def reserve(placed: Placed, line: Line) -> Reserved:
+        begun.set()
+        return Reserved(k=placed.k)
+
+    app = App(service, folder=":memory:")
+    await app.start()
+    await app.publish(Placed())
+    await begun.wait()
+    stopping = asyncio.create_task(app.stop())
+    await releasing.wait()
+    asking = asyncio.create_task(app.outcome("a", within_s=3600))
+    async with asyncio.timeout(ANSWER_S):
+        while not app._outcomes._ended:  # noqa: ASYNC110 - it reads
+            await asyncio.sleep(0)
+    go_on.set()
+    assert await answered(stopping) is None
+    assert isinstance(await answered(asking), BrokerClosedError)
+
+
+async def test_who_is_cancelled_as_he_is_told_leaves_nothing_unheard() -> None:
+    shouted: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: shouted.append(context))
+    service = Service("desk")
+    service.flow("booking", starts=Placed, ends=(Reserved,))
+    app = App(service, folder=":memory:")
+    await app.start()
+    asking = asyncio.create_task(app.outcome("a", within_s=3600))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(app._outcomes.close())
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking, closing], timeout=ANSWER_S)
+    assert asking.cancelled()
+    del asking
+    gc.collect()
+    assert shouted == []
     await app.stop()
 
 
