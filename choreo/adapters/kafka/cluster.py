@@ -36,8 +36,10 @@ LEFT_RUNNING = (
     "_fetch_task",
 )
 """Tasks of a consumer's parts."""
-SEEN_S = 5.0
+SEEN_S = 10.0
 LOOK_S = 0.05
+ANSWER_S = 2.0
+"""Who has not answered by then what it knows does not hold up those who have."""
 EXISTS = 36
 DENIED = frozenset((29, 31))
 EMPTY = frozenset(("Empty", "Dead"))
@@ -61,10 +63,13 @@ class Cluster:
 
         The client loses connections that it was opening when it is cancelled.
         """
+        return asyncio.shield(self._begun(call))
+
+    def _begun(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(call)
         self._doing.add(task)
         task.add_done_callback(self._done)
-        return asyncio.shield(task)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._doing.discard(task)
@@ -125,7 +130,7 @@ class Cluster:
             return
         if not self._settings.create_topics:
             raise await self._why_missing(sorted(new))
-        brokers = max((len(told["brokers"]) for told in await self._everywhere()), default=1)
+        brokers = max(len(told["brokers"]) for told in await self._everywhere())
         wanted = [self._new(one, min(REPLICAS_MAX, brokers)) for one in new.values()]
         with translating("create topics"):
             desk = await self._desk()
@@ -197,10 +202,12 @@ class Cluster:
 
     async def _seen(self, topics: Collection[str]) -> None:
         """Wait until every partition has a leader that takes records, as every broker knows."""
-        looks = int(SEEN_S / LOOK_S)
-        for _ in range(looks):
-            answers = await self._everywhere()
-            if answers and all(self._led(told).issuperset(topics) for told in answers):
+        loop = asyncio.get_running_loop()
+        last = loop.time() + SEEN_S
+        while (left := last - loop.time()) > 0:
+            look = self._begun(self._everywhere())
+            await asyncio.wait([look], timeout=left)
+            if look.done() and all(self._led(told).issuperset(topics) for told in look.result()):
                 return
             await asyncio.sleep(LOOK_S)
         raise translated(kafka.LeaderNotAvailableError(), "wait for new topics")
@@ -213,9 +220,10 @@ class Cluster:
         }
 
     async def _everywhere(self) -> list[Mapping[str, Any]]:
-        """Give what each broker knows of the cluster; who does not answer is left out.
+        """Give what each broker knows of the cluster; who does not answer in time is left out.
 
         Each learns by itself what was created: one may not know what another has told already.
+        There is an answer always: whoever tells where the brokers are is the first of them.
         """
         desk = await self._desk()
         told = await self._asked(
@@ -223,9 +231,11 @@ class Cluster:
             desk._get_cluster_metadata,  # noqa: SLF001 - with where the brokers are
         )
         desk._client.cluster.update_metadata(told)  # noqa: SLF001 - so that each can be reached
-        numbers = [number for number, *_ in told.brokers]
-        answers = await asyncio.gather(*(self._told_by(desk, number) for number in numbers))
-        return [answer for answer in answers if answer is not None]
+        asked = [self._begun(self._told_by(desk, number)) for number, *_ in told.brokers]
+        if asked:
+            await asyncio.wait(asked, timeout=ANSWER_S)
+        answers = [one.result() for one in asked if one.done()]
+        return [told.to_object(), *(answer for answer in answers if answer is not None)]
 
     async def _told_by(self, desk: AIOKafkaAdminClient, number: int) -> Mapping[str, Any] | None:
         request = MetadataRequest(None, allow_auto_topic_creation=False)
