@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import struct
 from collections.abc import Iterator
 
@@ -21,7 +22,7 @@ from choreo.errors import (
 )
 from choreo.events import CONTENT_TYPE, Event, Record
 from choreo.schemas import derived, examined
-from choreo.testing.servers.program import PORTS
+from choreo.testing.servers.program import HOST, PORTS, free_ports
 from choreo.testing.servers.registry import RegistryServer
 
 FIRST = '{"type":"record","name":"E","fields":[{"name":"a","type":"string"}]}'
@@ -295,3 +296,31 @@ def test_the_system_gives_its_port_to_nobody_else_while_it_is_stopped(
     server.stop()
     server.start()
     assert server.url == before
+
+
+def test_a_port_that_somebody_was_faster_to_take_is_left_to_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as faster:
+        faster.bind((HOST, 0))
+        faster.listen()
+        taken: int = faster.getsockname()[1]
+        found = [taken, taken]
+        monkeypatch.setattr(
+            "choreo.testing.servers.registry.free_ports",
+            lambda count: [found.pop()] if found else free_ports(count),
+        )
+        with RegistryServer() as registry:
+            assert httpx.get(f"{registry.url}/subjects").json() == []
+            assert httpx.URL(registry.url).port != taken
+    assert not found
+
+
+def test_a_registry_s_port_is_not_looked_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as faster:
+        faster.bind((HOST, 0))
+        faster.listen()
+        taken: int = faster.getsockname()[1]
+        monkeypatch.setattr("choreo.testing.servers.registry.free_ports", lambda _: [taken])
+        with pytest.raises(OSError, match="in use"):
+            RegistryServer().start()

@@ -11,6 +11,7 @@ Source: Confluent Schema Registry API reference.
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import uuid
@@ -28,6 +29,7 @@ __all__ = ["RegistryServer"]
 MEDIA = "application/vnd.schemaregistry.v1+json"
 LEVELS = ("NONE", "BACKWARD", "FORWARD", "FULL")
 HOST = "127.0.0.1"
+TRIES = 10
 
 
 class RegistryError(Exception):
@@ -83,14 +85,30 @@ class RegistryServer:
         class Handler(_Handler):
             answer = staticmethod(registry._answered)
 
-        if not self._port:  # one that the system gives nobody else while we are stopped
-            (self._port,) = free_ports(1)
-        self._server = ThreadingHTTPServer((HOST, self._port), Handler)
+        self._server = self._bound(Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.01,), name="registry", daemon=True
         )
         self._thread.start()
+
+    def _bound(self, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+        """Take our port, or a first one: one that the system gives nobody while we are stopped.
+
+        Another who looked for one at the same time may have been faster.
+        """
+        tried = 0
+        while True:
+            port = self._port or free_ports(1)[0]
+            tried += 1
+            try:
+                server = ThreadingHTTPServer((HOST, port), handler)
+            except OSError as exc:
+                if self._port or tried == TRIES or exc.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                self._port = port
+                return server
 
     def stop(self) -> None:
         """Listen no more; connections are refused. May be called twice."""
