@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from choreo.adapters.sqlite.contents import positions_of
-from choreo.adapters.sqlite.database import last_position
+from choreo.adapters.sqlite.database import last_position, resolve
 from choreo.adapters.sqlite.log import Log
 from choreo.adapters.sqlite.subscription import SqliteSubscription
 from choreo.errors import BrokerClosedError, BrokerError
@@ -183,9 +183,4 @@ class _Append:
 
 def _answer(pending: list[_Pending], error: BaseException | None) -> None:
     for _, _, done in pending:
-        if done.done():  # whoever waited was cancelled
-            continue
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
+        resolve(done, None, error)

@@ -30,6 +30,7 @@ __all__ = [
     "TakenBackError",
     "Work",
     "last_position",
+    "resolve",
     "translate",
     "translated",
 ]
@@ -249,7 +250,7 @@ class Database:
         except BaseException as exc:  # noqa: BLE001 - handed over to whoever opens
             self._hand_over(lambda error=exc: opened.set_exception(error))  # type: ignore[misc]
             return
-        self._hand_over(lambda: _resolve(opened, None, None))
+        self._hand_over(lambda: resolve(opened, None, None))
         waiting: deque[Work] = deque()
         more = True
         while more or waiting:  # what is to be written again, too
@@ -370,7 +371,7 @@ class Database:
 
         def ended(result: Any, error: BaseException | None) -> None:
             self.busy -= 1
-            _resolve(done, result, error)
+            resolve(done, result, error)
 
         def run() -> None:
             try:
@@ -432,7 +433,7 @@ class _Call:
         self._result = self._fn(connection)
 
     def finish(self, error: BaseException | None) -> None:
-        _resolve(self.done, self._result, error)
+        resolve(self.done, self._result, error)
 
 
 def _of_others(group: list[Work], taken_back: int) -> list[Work]:
@@ -440,7 +441,8 @@ def _of_others(group: list[Work], taken_back: int) -> list[Work]:
     return [work for at, work in enumerate(group) if work.again and at != taken_back]
 
 
-def _resolve(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+def resolve(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Answer whoever waits, if somebody still does."""
     if done.done():  # whoever waited was cancelled
         return
     if error is None:
