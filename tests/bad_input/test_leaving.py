@@ -100,7 +100,7 @@ import time, traceback
 plain = traceback.format_stack
 
 def slow(frame):
-    time.sleep(0.3)
+    time.sleep(0.3)  # what it is about: some of these take longer than SAY_S
     return plain(frame)
 
 traceback.format_stack = slow

@@ -83,7 +83,7 @@ def test_what_stays_in_the_background_is_ended(tmp_path: Path) -> None:
 def test_what_says_much_in_the_background_goes_on(tmp_path: Path) -> None:
     page = page_of(
         "```python", "# talks.py", "import sys, time", "sys.stderr.write('x' * 1_000_000)",
-        "open('there', 'w').close()", "time.sleep(60)", "```",
+        "open('there', 'w').close()", "time.sleep(60)  # until it is killed", "```",
         "```console", "$ python talks.py &", "$ until test -e there; do sleep 0.05; done",
         "$ kill -9 %1", "```",
     )  # fmt: skip

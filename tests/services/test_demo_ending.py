@@ -74,9 +74,9 @@ SLOW = """
 import os, sys, time
 print("a warning at the start")
 while not os.path.exists(sys.argv[1]):
-    time.sleep(0.01)
+    time.sleep(0.01)  # a look for the test's word, in a process of its own
 print("running slow")
-time.sleep(60)
+time.sleep(60)  # up until the test ends it
 """
 
 
